@@ -11,6 +11,7 @@ from saescope.render.pictures import (
     variance_by_position,
 )
 from saescope.render.report_page import report_page
+from saescope.render.result_page import result_app
 
 __all__ = [
     "bar_picture",
@@ -22,6 +23,7 @@ __all__ = [
     "graph_page",
     "graph_picture",
     "report_page",
+    "result_app",
     "training_curves",
     "variance_by_position",
 ]

@@ -8,6 +8,7 @@ their code points.
 import base64
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ N_LEVELS = 8
 _APP_SCRIPTS = ("dom.js", "app_feature.js", "app_host.js")
 BEFORE, AFTER = 20, 12
 """Tokens around the marked one that an example shows before it is opened."""
+_MODULES = re.compile(r"^(import .*\n|export (?=const |function |class ))", re.MULTILINE)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _SHOWN_AS = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}
 
@@ -77,11 +79,18 @@ def feature_app() -> str:
     (`resources/read` of `structuredContent.page`, else of the first link to `text/html` in the
     result).
     """
-    return (
-        environment()
-        .get_template("app.html.j2")
-        .render(style=asset("page.css"), script="\n".join(map(asset, _APP_SCRIPTS)))
-    )
+    return app_page("Feature of an SAE", _APP_SCRIPTS, ("page.css",), has_page=True)
+
+
+def app_page(
+    title: str, scripts: Sequence[str], styles: Sequence[str], *, has_page: bool = False
+) -> str:
+    """The file of an MCP App: its scripts as one, without what joins them as modules. `has_page`:
+    it can show a whole page of the server's in place of the result."""
+    script = "\n".join(_MODULES.sub("", asset(name)) for name in scripts)
+    style = "".join(map(asset, styles))
+    template = environment().get_template("app.html.j2")
+    return template.render(title=title, style=style, script=script, has_page=has_page)
 
 
 def visible(text: str) -> str:

@@ -56,25 +56,23 @@ def training_curves(
             for called, run in zip(names, runs, strict=False)
         ]
         if any(line.points for line in lines):
-            panels.append(curves(title, lines, span=_span(name, lines)))
+            panels.append(curves(title, lines, span=span_of(name, lines)))
     said = " ".join(
         _last(run, called if over else "") for called, run in zip(names, runs, strict=False)
     )
     return picture("Training", said, panels)
 
 
-def _span(name: str, lines: Sequence[Line]) -> AxisSpan | None:
-    """Shares and rates show 0; a loss has its usual range."""
+def span_of(name: str, lines: Sequence[Line]) -> AxisSpan:
+    """What the axis of a number of a training shows: shares and rates from 0, a loss in its usual
+    range. `chart.js` has the same rule."""
     values = [value for line in lines for _, value in line.points]
     if name in ("dead_share", "lr"):
         return widened(0.0, max([0.0, *values]))
     if name == "explained_variance":
         return widened(max(min([0.0, *values]), -0.25), max([0.0, *values]))
-    if name == "l0":
-        return AxisSpan(
-            0.0, usual(values, [line.points[-1][1] for line in lines if line.points]).high
-        )
-    return None
+    span = usual(values, [line.points[-1][1] for line in lines if line.points])
+    return widened(0.0, span.high) if name == "l0" else span
 
 
 def _last(points: Sequence[Point], called: str) -> str:

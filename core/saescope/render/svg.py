@@ -15,7 +15,7 @@ SMALL = 6.1
 """The same of smaller letters."""
 MOST_POINTS = 400
 REACH = 3.0
-"""How far beyond the middle of the values an axis goes, as a multiple of their spread."""
+"""How far beyond the middle of the values a spike begins, as a multiple of their spread."""
 _LINE = 15.0
 
 
@@ -116,16 +116,15 @@ def ticks(span: AxisSpan, n: int = 4) -> list[float]:
 
 
 def usual(values: Sequence[float], last: Sequence[float]) -> AxisSpan:
-    """The range of the values without what lies far beyond nine tenths of them, so that a spike
-    does not squeeze the rest; the last ones are always within."""
+    """The range of the values without spikes, which lie beyond the middle four fifths by more than
+    three times their spread, so that the rest keeps the height; the last ones are always within.
+    `chart.js` has the same rule."""
     ordered = sorted(values)
-    tenth = len(ordered) // 10
-    tenth = max(tenth, 1) if len(ordered) >= 4 else 0
+    tenth = max(len(ordered) // 10, 1) if len(ordered) >= 4 else 0
     low, high = ordered[tenth], ordered[len(ordered) - 1 - tenth]
     reach = REACH * (high - low)
-    return widened(
-        min(max(ordered[0], low - reach), *last), max(min(ordered[-1], high + reach), *last)
-    )
+    near = [value for value in ordered if low - reach <= value <= high + reach]
+    return widened(min(near[0], *last), max(near[-1], *last))
 
 
 def widened(low: float, high: float) -> AxisSpan:

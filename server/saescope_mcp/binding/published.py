@@ -72,7 +72,7 @@ def _listed_fields(fields: Schema, spare: frozenset[str], *, where: str, depth: 
     return {
         name: _listed(field, spare, where=f"{where}{name}", depth=depth)
         for name, field in fields.items()
-        if f"{where}{name}" not in spare
+        if f"{where}{name}" not in spare and field.get("type") != "null"
     }
 
 
@@ -170,5 +170,6 @@ def _idle(key: str, value: Any) -> bool:
     return (
         key in ("title", "maxLength")
         or (key == "maximum" and value >= 2**31 - 1)
+        or (key == "minimum" and value <= -(2**31))
         or (key == "default" and value in ("", []))
     )

@@ -12,6 +12,8 @@ from saescope_mcp.state import AppState
 from saescope_mcp.state.loading import load_known
 from saescope_mcp.state.set_loading import load_known_set
 
+RESULT_APP = "ui://saescope/result.html"
+"""The app that draws a result by what it has."""
 WORDING = binding.Wording(
     text=as_tools_say,
     next_step=next_step,

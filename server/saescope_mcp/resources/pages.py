@@ -11,9 +11,10 @@ from mcp.server.mcpserver.resources import FunctionResource
 from saescope.errors import NotFoundError, SaescopeError
 from saescope.render.feature_page import feature_app, feature_page
 from saescope.render.graph_page import graph_app
+from saescope.render.result_page import result_app
 from saescope_mcp.binding import Server
 from saescope_mcp.binding.error_document import refusal_text
-from saescope_mcp.replies import refusal
+from saescope_mcp.replies import RESULT_APP, refusal
 from saescope_mcp.replies.pictures import page_of_graph
 from saescope_mcp.state import AppState
 from saescope_mcp.tools import circuit
@@ -30,6 +31,7 @@ def apps() -> Apps:
     known = (
         (APP_URI, "feature", "A feature's card", feature_app),
         (circuit.APP_URI, "graph", "The circuit of a prediction", graph_app),
+        (RESULT_APP, "result", "A prediction, an edit, steered texts, a training", result_app),
     )
     for uri, name, title, app in known:
         made.add_resource(

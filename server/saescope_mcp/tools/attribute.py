@@ -7,7 +7,7 @@ from mcp.types import ToolAnnotations
 from saescope.records.attribution import Attribution, Joint
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import RESULT_APP, Tool
 from saescope_mcp.replies.facts import (
     beside,
     brief,
@@ -171,5 +171,6 @@ TOOLS = [
             open_world_hint=False,
         ),
         group=Group.EXPLAIN,
+        app=RESULT_APP,
     )
 ]

@@ -9,7 +9,7 @@ from saescope.errors import ArgumentError, SaescopeError
 from saescope.ledger import CHANGING, KeptEntry, Ledger, ResultFilter, judge_claim
 from saescope.records.claims import ClaimVerdict, FeatureClaim
 from saescope_mcp.groups import Group
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import RESULT_APP, Tool
 from saescope_mcp.replies.tool import by_itself
 from saescope_mcp.schemas.claim import ClaimReply, ClaimRequest
 from saescope_mcp.schemas.common import Evidence, Provenance
@@ -133,5 +133,6 @@ TOOLS = [
         ),
         group=Group.RECORD,
         prepare=by_itself,
+        app=RESULT_APP,
     )
 ]

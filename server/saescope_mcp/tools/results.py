@@ -16,7 +16,7 @@ from saescope.records.ledger import Investigation, KeptResult
 from saescope_mcp.binding import next_call, nothing
 from saescope_mcp.binding.document import compact, in_short
 from saescope_mcp.groups import Group
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import RESULT_APP, Tool
 from saescope_mcp.replies.tool import by_itself
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.record import InvestigationRow, Results, ResultsReply
@@ -257,5 +257,6 @@ TOOLS = [
         group=Group.RECORD,
         keeps=nothing,
         prepare=by_itself,
+        app=RESULT_APP,
     )
 ]

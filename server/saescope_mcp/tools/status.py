@@ -13,7 +13,7 @@ from saescope_mcp.binding import kept_document, next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
 from saescope_mcp.kinds import duration, ended, kind_of, to_go
-from saescope_mcp.replies import Tool, refusal
+from saescope_mcp.replies import RESULT_APP, Tool, refusal
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.status import (
     Cached,
@@ -352,6 +352,7 @@ JOB_STATUS = Tool(
     JobStatus,
     READ_ONLY.model_copy(update={"title": "Job status"}),
     group=Group.BASE,
+    app=RESULT_APP,
     keeps=nothing,
 )
 TOOLS = [SERVER_STATUS, JOB_STATUS]

@@ -10,7 +10,7 @@ from saescope.verdicts import Effect
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Job
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import RESULT_APP, Tool
 from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import (
     beside,
@@ -506,11 +506,13 @@ TOOLS = [
         Intervene,
         READ_ONLY.model_copy(update={"title": "Edit features, read the prediction"}),
         group=Group.EXPLAIN,
+        app=RESULT_APP,
     ),
     Tool(
         steer_generate,
         SteerGenerate,
         READ_ONLY.model_copy(update={"title": "Steer generation"}),
         group=Group.STEER,
+        app=RESULT_APP,
     ),
 ]

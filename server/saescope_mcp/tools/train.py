@@ -16,7 +16,7 @@ from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.kinds import TRAINING, ended, error_of
 from saescope_mcp.kinds.training import planned, train_reply
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import RESULT_APP, Tool
 from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import (
@@ -206,4 +206,4 @@ _START = ToolAnnotations(
     idempotent_hint=False,
     open_world_hint=True,
 )
-TOOLS = [Tool(train_sae, TrainSae, _START, group=Group.TRAIN)]
+TOOLS = [Tool(train_sae, TrainSae, _START, group=Group.TRAIN, app=RESULT_APP)]

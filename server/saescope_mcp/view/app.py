@@ -50,8 +50,13 @@ PAGES: Mapping[str, str] = {
     "ledger": "Ledger",
 }
 """The views by the name of their script, in the order of the navigation."""
-SCRIPTS = {f"{name}.js": "text/javascript" for name in (*PAGES, "window", "list", "chart")}
+SCRIPTS = {f"{name}.js": "text/javascript" for name in (*PAGES, "window", "list")}
 STYLES = {"window.css": "text/css"}
+SHARED = {
+    **{f"{name}.js": "text/javascript" for name in ("parts", "chart", "results")},
+    **{f"{name}.css": "text/css" for name in ("page", "parts")},
+}
+"""What the apps for clients are made of as well."""
 EVERY_S = 1.0
 """How often a live page hears of jobs."""
 
@@ -228,8 +233,8 @@ async def _outside_page(request: WebRequest) -> Response:
 
 
 def _file_of(name: str, kinds: Mapping[str, str]) -> Response:
-    if name == "page.css":
-        return Response(asset(name), media_type="text/css")
+    if name in SHARED:
+        return Response(asset(name), media_type=SHARED[name])
     if name == "icon.svg":
         return Response(_icon(), media_type="image/svg+xml")
     if name not in kinds:

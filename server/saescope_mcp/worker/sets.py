@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saescope.training import SetRun
     from saescope.training.site import MemberProgress
 
-WATCHED = ("loss", "l0", "explained_variance", "dead_share")
+WATCHED = ("loss", "l0", "explained_variance", "dead_share", "lr")
 HISTORY_POINTS = 16
 
 

@@ -2,6 +2,8 @@
 results."""
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from tests.server.helpers import PROMPT
 from tests.server.view.chromium import Page, chromium
 from tests.server.view.conftest import Window
 from tests.server.view.test_views import fill, submit
+
+from saescope.render import training_curves
+from saescope.render.pictures import span_of
+from saescope.render.svg import Line
 
 pytestmark = MARKS
 FIRST_IS_LATE = """
@@ -134,7 +140,7 @@ def test_a_spike_is_marked_at_the_edge_and_the_rest_keeps_the_height(
     drawn = """(async () => {
       const { chart } = await import('./static/chart.js');
       const points = [...Array(200)].map((_, at) => [at, at === 90 ? 5000 : 2 + Math.sin(at)]);
-      const made = chart([{ name: 'run', points }], 'Loss');
+      const made = chart('loss', 'Loss', [{ name: 'run', points }]);
       document.querySelector('main').append(made);
       await new Promise((done) => setTimeout(done, 200));
       const ys = [...made.querySelector('path.one:not(.spike)').getAttribute('d')
@@ -146,6 +152,55 @@ def test_a_spike_is_marked_at_the_edge_and_the_rest_keeps_the_height(
     height, whole, spikes, said = page.eval(drawn)
     assert height > 0.8 * (whole - 42), (height, whole)
     assert spikes == ["5,000 at step 90"] and "One point lies outside" in said
+
+
+STEEP = [500.0 if at == 120 else 10 * math.exp(-at / 8) + 1 for at in range(200)]
+"""A steep start, and long after it a spike."""
+CURVES = {
+    "steep": [STEEP],
+    "two": [STEEP, [2 + math.sin(at) for at in range(90)]],
+    "down": [[-40.0 if at == 7 else 0.5 + at / 100 for at in range(16)]],
+    "short": [[3.0, 1.0, 2.0]],
+    "one": [[4.0]],
+    "level": [[0.0] * 30],
+    "low": [[1e-9 * at for at in range(50)]],
+}
+
+
+@pytest.mark.parametrize("curves", CURVES.values(), ids=CURVES)
+def test_the_window_and_the_pictures_have_one_rule_for_what_an_axis_shows(
+    page: Page, shown: Window, curves: list[list[float]]
+) -> None:
+    if page.eval("location.protocol") == "about:":
+        page.open(f"{shown.url}trainings")
+    series = [{"points": [[*point] for point in enumerate(values)]} for values in curves]
+    lines = [Line("", [*enumerate(values)]) for values in curves]
+    for name in ("loss", "explained_variance", "dead_share", "l0", "lr"):
+        asks = f"spanOf({json.dumps(name)}, {json.dumps(series)})"
+        drawn = page.eval(f"import('./static/chart.js').then(({{ spanOf }}) => {asks})")
+        assert drawn == pytest.approx([*span_of(name, lines)], rel=1e-9), name
+
+
+def test_a_spike_after_a_steep_start_is_marked_in_the_window_as_in_the_picture(
+    page: Page, shown: Window
+) -> None:
+    page.open(f"{shown.url}trainings")
+    page.until("document.querySelector('h2')")
+    points = [[*point] for point in enumerate(STEEP)]
+    marks, curve = page.eval(f"""(async () => {{
+      const {{ chart }} = await import('./static/chart.js');
+      const made = chart('loss', 'Loss', [{{ name: 'run', points: {json.dumps(points)} }}]);
+      document.querySelector('main').append(made);
+      await new Promise((done) => setTimeout(done, 200));
+      return [[...made.querySelectorAll('path.spike title')].map((each) => each.textContent),
+        made.querySelector('path.one:not(.spike)').getAttribute('d')];
+    }})()""")
+    picture = training_curves([{"step": step, "loss": value} for step, value in points])
+    assert "500 at step 120" in marks and "<title>500 at 120</title>" in picture
+    (path,) = re.findall(r'<path class="curve one" d="([^"]+)"', picture)
+    for drawn, whole in ((curve, 260 - 14 - 28), (path, 118 - 24 - 32)):
+        heights = [float(each) for each in re.findall(r"[ML][^ ]+ ([0-9.]+)", drawn)]
+        assert max(heights[5:120]) - min(heights[5:120]) > 0.6 * whole  # the start is no line
 
 
 def test_the_address_of_a_result_leads_to_it_in_a_browser_that_has_opened_the_window(

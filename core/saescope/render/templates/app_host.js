@@ -3,6 +3,7 @@ const pending = new Map();
 let nextId = 1;
 let canRead = false;
 let canOpen = false;
+let canCall = false;
 
 const send = (message) => window.parent.postMessage({ jsonrpc: "2.0", ...message }, "*");
 const tell = (method, params) => send({ method, params });
@@ -52,6 +53,7 @@ async function start() {
   });
   canRead = Boolean(said.hostCapabilities?.serverResources);
   canOpen = Boolean(said.hostCapabilities?.openLinks);
+  canCall = Boolean(said.hostCapabilities?.serverTools);
   adopt(said.hostContext);
   tell("ui/notifications/initialized", {});
   new ResizeObserver(() => {

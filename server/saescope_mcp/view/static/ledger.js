@@ -1,4 +1,5 @@
-import { asked, bdi, call, el, evidence, facts, field, form, main, number, refusal, section, table, toFeature, toResult, warned, when, within } from "./window.js";
+import { asked, bdi, call, el, evidence, field, form, main, number, refusal, section, toFeature, toResult, warned, when, within } from "./window.js";
+import { claimed } from "./results.js";
 
 const words = el("input", { type: "search", maxlength: "200" }), tool = el("input", { maxlength: "60", placeholder: "any" });
 const sae = el("input", { maxlength: "200", placeholder: "any" }), day = el("input", { maxlength: "10", placeholder: "2026-11-30 or 2026-11" });
@@ -69,27 +70,11 @@ function claimForm(of, feature) {
     const given = { text: text.value, sae: handle.value, feature: Number(index.value), effect: effect.value, direction: direction.value, level: level.value, against: against.value, results: of() };
     return within(out, "Checking the claim\u2026", async () => {
       const done = await call("claim", given);
-      return [verdictOf(done), evidence(done)];
+      return [claimed(done), evidence(done)];
     });
   };
   const fields = [el("label", { class: "field wide" }, el("span", {}, "Sentence"), text), field("Feature", index), field("SAE of the claim", handle), field("It", direction), field("the token (a leading space counts)", effect), field("against", against), field("Level", level)];
   return el("details", {}, el("summary", {}, "Check a claim that rests on this"), form(check, ...fields, el("button", {}, "Check")), out);
-}
-
-const checked = (label, rows) => table(label, ["result", "it", "level", "why"], rows.map((row) => [el("td", {}, toResult(row.result_id)), el("td", {}, row.counts), el("td", {}, row.level ?? "\u2013"), el("td", {}, bdi(row.why))]));
-
-// A claim's verdict, the sentence as it may be printed, and what it was checked against.
-function verdictOf(done) {
-  const looks = done.looks ?? {}, { n_tests: n, n_counted: counted, n_features: features, n_prompts: prompts, n_settings: settings } = looks;
-  const badge = el("span", { class: `badge ${done.verdict === "stands" ? "good" : "poor"}` }, done.verdict);
-  return el("div", { class: "claim" },
-    el("p", {}, badge, ` The results allow: ${done.level ?? "nothing"}.`),
-    done.printed ? el("blockquote", { class: "panel text-out" }, ...done.printed.split("\n").map((line) => el("p", {}, bdi(line)))) : "",
-    ...(done.reasons.length ? [el("h3", {}, "Why"), el("ul", {}, ...done.reasons.map((each) => el("li", {}, bdi(each))))] : []),
-    ...(done.checks.length ? [el("h3", {}, "Checked against"), checked("Results that it names", done.checks)] : []),
-    ...(done.contradicting.length ? [el("h3", {}, "What speaks against it"), checked("Other results that speak against it", done.contradicting)] : []),
-    ...(done.missing.length ? [el("h3", {}, "What is missing"), el("ul", {}, ...done.missing.map((each) => el("li", {}, el("strong", {}, each.what), ": ", bdi(each.why))))] : []),
-    el("h3", {}, "How often it was looked"), facts([["tests of this effect", n], ["that count", counted], ["features", features], ["prompts", prompts], ["strengths and modes", settings], ["smallest p", looks.p], ["corrected", looks.corrected]]));
 }
 
 const json = (value) => el("pre", { tabindex: "0" }, bdi(JSON.stringify(value, null, 1)).textContent.replaceAll("\u21b5", "\n"));
@@ -109,7 +94,7 @@ function bring(id) {
     const told = await call("results", { result_id: id }), asked_ = told.arguments, kind = told.results[0].tool;
     const feature = Number.isInteger(asked_.feature) ? asked_.feature : asked_.edits?.[0]?.feature ?? asked_.features?.[0]?.feature ?? null;
     const link = asked_.sae && Number.isInteger(feature) ? el("p", {}, "Feature ", toFeature(asked_.sae, feature)) : "";
-    const said = kind === "claim" ? [el("p", {}, "Claimed: ", bdi(asked_.text), ` (level: ${asked_.level})`), verdictOf(told.document)] : [];
+    const said = kind === "claim" ? [el("p", {}, "Claimed: ", bdi(asked_.text), ` (level: ${asked_.level})`), claimed(told.document)] : [];
     const after = kind === "claim" ? "" : claimForm(() => [id], feature);
     return section(`Result ${id}`, el("p", { class: "quiet" }, bdi(told.summary)), ...warned(told), link, ...said, evidence({ ...told.document, result_id: null }), reportOf({ result: id }), putForm(id), after, el("h3", {}, "What was asked"), json(asked_), el("h3", {}, "What came of it"), json(told.document));
   });

@@ -1,12 +1,11 @@
-import { asked, bdi, call, el, field, main, number, refusal, say, section, warned } from "./window.js";
-import { chart, histogram } from "./chart.js";
+import { asked, bdi, call, el, field, main, refusal, say, section, warned } from "./window.js";
+import { MEDIAN, membersOf, trained } from "./results.js";
 
-const WORDS = { explained_variance: "Explained variance", l0: "L0", dead_share: "Share of dead features", loss: "Loss", lr: "Learning rate" };
-const MEDIAN = "median of all";
 const jobs = el("div"), curves = el("div", { class: "charts" }), state = el("div", { "aria-live": "off" });
 const chosen = [el("select"), el("select")], member = el("select");
 const ofMember = field("SAE of the set", member);
-let events = null, known = "", told = null;
+const EVERY_MS = 15000;
+let events = null, known = "", told = null, said = { states: "", at: 0 };
 
 const title = (run) => `${run.created} ${run.name || run.job_id}`;
 
@@ -28,41 +27,29 @@ function row(job, created) {
   return el("li", {}, el("strong", {}, job.state), " ", name, el("span", { class: "quiet" }, ` ${created ?? ""} `), bdi(job.message), " ", stop);
 }
 
-// [[step, value], ...] of one SAE of a run; a run of one SAE has the name "" for it.
-function points(run, name, of) {
-  const at = run.curves.fields.indexOf(name), rows = run.curves.series[of] ?? [];
-  return at < 0 ? [] : rows.filter((each) => Number.isFinite(each[at])).map((each) => [each[0], each[at]]);
-}
-
-const members = (run) => Object.keys(run.curves.series).filter((name) => name);
-
 function about(run) {
   const links = run.saes.slice(0, 4).flatMap((handle) => [" ", el("a", { href: `features?${new URLSearchParams({ sae: handle })}` }, handle)]);
   const lines = run.members.length ? el("details", {}, el("summary", {}, `Its ${run.members.length} SAEs`), el("ul", {}, ...run.members.map((line) => el("li", {}, bdi(line))))) : "";
   return el("div", {}, el("p", {}, el("strong", {}, run.name || run.job_id), ": ", bdi(run.summary), ...links), ...warned(run), lines);
 }
 
-function densities(run, of) {
-  const counted = run.densities[of] ?? run.densities[members(run)[0]];
-  if (!counted) return "";
-  const what = of || members(run)[0] || run.name || run.job_id;
-  return histogram(counted.bins, counted.n_never, `How often features of ${what} fired in the last ${number(counted.n_tokens)} tokens of the training: how many at which share of tokens.`);
-}
-
 function drawn() {
-  const runs = told.named.filter((run) => run.job_id), sets = [...new Set(runs.flatMap(members))];
+  const runs = told.named.filter((run) => run.job_id), sets = [...new Set(runs.flatMap(membersOf))];
   ofMember.hidden = !sets.length;
   if (sets.join() !== member.dataset.of) {
     member.dataset.of = sets.join();
     member.replaceChildren(...["", ...sets].map((name) => el("option", { value: name, selected: name === member.value }, name || MEDIAN)));
   }
-  const of = (run) => (members(run).includes(member.value) ? member.value : "");
-  const names = Object.keys(WORDS).filter((name) => runs.some((run) => points(run, name, of(run)).length));
-  const called = (run) => `${run.name || run.job_id}${members(run).length ? ` (${of(run) || MEDIAN})` : ""}`;
-  const behind = (name) => runs.flatMap((run) => members(run).map((each) => ({ name: each, points: points(run, name, each) })));
   state.replaceChildren(...runs.map(about), ...told.named.filter((run) => !run.job_id).map((run) => el("p", { class: "refused" }, bdi(run.message ?? ""))));
-  curves.replaceChildren(...names.map((name) => chart(runs.map((run) => ({ name: called(run), points: points(run, name, of(run)) })), WORDS[name], behind(name))), ...runs.map((run) => densities(run, of(run))).filter(Boolean));
-  if (runs.length && !names.length) curves.append(el("p", { class: "quiet" }, "No point yet: curves begin with the first steps."));
+  curves.replaceChildren(...trained(runs, member.value));
+}
+
+// Whoever listens is told of a new state at once, of progress now and then.
+function tell(runs) {
+  const states = runs.map((run) => run.state).join(), now = performance.now();
+  if (states === said.states && (now - said.at < EVERY_MS || !/running|queued/.test(states))) return;
+  said = { states, at: now };
+  say(runs.map((run) => `${run.name || run.job_id}: ${run.summary}`).join(" "));
 }
 
 function heard(event) {
@@ -72,6 +59,7 @@ function heard(event) {
   if (!jobs.contains(document.activeElement) || !jobs.childElementCount) jobs.replaceChildren(...warned(told), list);
   options(told.runs);
   drawn();
+  tell(told.named.filter((run) => run.job_id));
 }
 
 function listen() {

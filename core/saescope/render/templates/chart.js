@@ -1,7 +1,7 @@
 // Curves of runs over each other and histograms, as SVG with ticks, as wide as their place.
-import { el, number } from "./window.js";
+import { el, number } from "./parts.js";
 
-const H = 260, LEFT = 56, BOTTOM = 28, TOP = 14, RIGHT = 12, FAR = 3, FEW = 0.05;
+const H = 260, LEFT = 56, BOTTOM = 28, TOP = 14, RIGHT = 12, REACH = 3, APART = 5;
 const KINDS = ["one", "two"];
 
 export function svg(tag, attributes = {}, ...children) {
@@ -31,31 +31,50 @@ export function ticks(low, high, n = 5) {
   return found;
 }
 
-// What is drawn of each curve: its values but a few (two, or one in twenty) farther from the middle half of them than three times its width; the last one always.
-export function range(series) {
-  let low = Infinity, high = -Infinity;
-  for (const { points } of series) {
-    const values = points.map(([, y]) => y).sort((a, b) => a - b), last = points.at(-1)[1];
-    const at = (share) => values[Math.round(share * (values.length - 1))];
-    const reach = FAR * (at(0.75) - at(0.25)), inside = values.filter((y) => y >= at(0.25) - reach && y <= at(0.75) + reach);
-    const near = reach && values.length - inside.length <= Math.max(2, FEW * values.length) ? inside : values; // many are no spikes
-    low = Math.min(low, near[0], last);
-    high = Math.max(high, near.at(-1), last);
-  }
-  return low === high ? [low - (Math.abs(low) || 1) / 10, high + (Math.abs(high) || 1) / 10] : [low, high];
+// The range of the values without spikes, which lie far beyond the middle four fifths; the last ones are always within. The pictures have the same rule (svg.py).
+export function usual(values, last) {
+  const ordered = [...values].sort((a, b) => a - b), n = ordered.length;
+  const tenth = n >= 4 ? Math.max(1, Math.floor(n / 10)) : 0;
+  const low = ordered[tenth], high = ordered[n - 1 - tenth], reach = REACH * (high - low);
+  const near = ordered.filter((value) => value >= low - reach && value <= high + reach);
+  return widened(Math.min(near[0], ...last), Math.max(near.at(-1), ...last));
+}
+
+function widened(low, high) {
+  if (high - low > 1e-9 * Math.max(Math.abs(low), Math.abs(high), 1e-300)) return [low, high];
+  const room = Math.abs(high) / 10 || 1;
+  return [low - room, high + room];
+}
+
+// What an axis shows of a number of trainings (pictures.py): shares and rates from 0, a loss in its usual range.
+export function spanOf(name, series) {
+  const values = series.flatMap(({ points }) => points.map(([, y]) => y)), top = Math.max(0, ...values);
+  if (name === "dead_share" || name === "lr") return widened(0, top);
+  if (name === "explained_variance") return widened(Math.max(Math.min(0, ...values), -0.25), top);
+  const span = usual(values, series.map(({ points }) => points.at(-1)[1]));
+  return name === "l0" ? widened(0, span[1]) : span;
 }
 
 const thin = (values, most) => values.filter((_, at) => at % Math.ceil(values.length / most) === 0);
 const path = (points, x, y) => points.map(([step, value], at) => `${at ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
 
-// A point that lies outside of what is drawn, at the edge where it would be.
+// The points that lie outside of what is drawn, at the edge where they would be; of those side by side the first.
+function spikes({ kind, points }, x, [low, high]) {
+  let free = -Infinity;
+  return points.filter(([step, value]) => {
+    const marked = (value < low || value > high) && x(step) >= free;
+    if (marked) free = x(step) + APART;
+    return marked;
+  }).map((point) => spike(kind, point, x, low));
+}
+
 function spike(kind, [step, value], x, low) {
   const [tip, base] = value < low ? [H - BOTTOM + 7, H - BOTTOM + 1] : [TOP - 10, TOP - 2];
   return svg("path", { class: `spike ${kind}`, d: `M${x(step).toFixed(1)} ${tip}l-5 ${base - tip}h10z` }, svg("title", {}, `${number(value)} at step ${number(step)}`));
 }
 
-function curves(W, drawn, faint, label) {
-  const [low, high] = range([...drawn, ...faint]), end = Math.max(1, ...drawn.map(({ points }) => points.at(-1)[0]));
+function curves(W, drawn, faint, { label, span }) {
+  const [low, high] = span, end = Math.max(1, ...drawn.map(({ points }) => points.at(-1)[0]));
   const x = (step) => LEFT + ((W - LEFT - RIGHT) * step) / end;
   const y = (value) => H - BOTTOM - ((H - BOTTOM - TOP) * (Math.min(high, Math.max(low, value)) - low)) / (high - low);
   const said = drawn.map(({ name, points }) => `${name}: ${number(points.at(-1)[1])} at step ${number(points.at(-1)[0])}`).join("; ");
@@ -68,26 +87,26 @@ function curves(W, drawn, faint, label) {
   for (const { kind, points } of drawn) {
     picture.append(svg("path", { class: kind, d: path(points, x, y) }));
     if (points.length === 1) picture.append(svg("circle", { class: kind, cx: x(points[0][0]), cy: y(points[0][1]), r: 3 }));
-    picture.append(...points.filter(([, value]) => value < low || value > high).map((point) => spike(kind, point, x, low)));
+    picture.append(...spikes({ kind, points }, x, span));
   }
   return picture;
 }
 
 // How many points of the curves lie outside of what is drawn, and how far; empty: none.
-function outside(drawn) {
-  const [low, high] = range(drawn), far = drawn.flatMap(({ points }) => points.map(([, value]) => value)).filter((value) => value < low || value > high);
+function outside(drawn, [low, high]) {
+  const far = drawn.flatMap(({ points }) => points.map(([, value]) => value)).filter((value) => value < low || value > high);
   if (!far.length) return "";
   const most = far.reduce((a, b) => (Math.max(low - b, b - high) > Math.max(low - a, a - high) ? b : a));
   return ` ${far.length === 1 ? "One point lies" : `${far.length} points lie`} outside of the picture (marked at its edge), at most ${number(most)}.`;
 }
 
-// `series`: up to two of {name, points: [[step, value], ...]}; `faint` the same, drawn thin behind them.
-export function chart(series, label, faint = []) {
+// `name` is the number's; `series`: up to two of {name, points: [[step, value], ...]}; `faint` the same, drawn thin behind them.
+export function chart(name, label, series, faint = []) {
   const drawn = series.map((each, at) => ({ ...each, kind: KINDS[at] })).filter((each) => each.points.length);
   if (!drawn.length) return el("p", { class: "quiet" }, `No point of ${label} yet.`);
-  const behind = faint.filter((each) => each.points.length);
+  const behind = faint.filter((each) => each.points.length), all = [...drawn, ...behind], span = spanOf(name, all);
   const names = drawn.map((each) => el("span", { class: `key ${each.kind}` }, each.name, ` ${number(each.points.at(-1)[1])}`));
-  return el("figure", {}, el("figcaption", {}, el("strong", {}, label), " by step. ", ...names, behind.length ? el("span", { class: "key thin" }, "each SAE") : "", outside([...drawn, ...behind])), sized((W) => curves(W, drawn, behind, label)));
+  return el("figure", {}, el("figcaption", {}, el("strong", {}, label), " by step. ", ...names, behind.length ? el("span", { class: "key thin" }, "each SAE") : "", outside(all, span)), sized((W) => curves(W, drawn, behind, { label, span })));
 }
 
 const share = (value) => `${number(100 * value, 2)} %`;
