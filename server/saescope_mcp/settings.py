@@ -3,6 +3,7 @@ changes one."""
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,17 @@ from saescope_mcp.groups import SETTING, Offer
 
 PREFIX = "SAESCOPE_"
 LOG_LEVEL = "SAESCOPE_LOG_LEVEL"
+TOKEN = "SAESCOPE_TOKEN"
+LEAST_TOKEN = 16
+"""Characters of a bearer token: what is shorter can be guessed."""
 ELSEWHERE = {
     "SAESCOPE_HOME": "Folder of models, indexes, labels and jobs. Default: the system's for data.",
     LOG_LEVEL: "DEBUG, INFO, WARNING or ERROR; the log goes to stderr.",
+    TOKEN: f"The bearer token that HTTP asks for, {LEAST_TOKEN} characters at least. Without it "
+    "HTTP is for this machine only.",
 }
-"""Read by the core and by the log."""
+"""Read by the core, by the log and by `saescope serve --http`; a token stands in no settings that
+are shown."""
 OF_THE_COMMAND_LINE = frozenset({"read_anywhere", "label_source"})
 """For commands that a person types: no variable of a server that is offered to users."""
 
@@ -231,6 +238,19 @@ def log_level(environ: Mapping[str, str] = os.environ) -> str:
     if level not in logging.getLevelNamesMapping():
         raise _wrong(LOG_LEVEL, "there are DEBUG, INFO, WARNING and ERROR", level)
     return level
+
+
+def http_token(environ: Mapping[str, str] = os.environ) -> str:
+    """What requests over HTTP have to bear; empty: nothing.
+
+    Raises:
+        ConfigError: it can be guessed, or cannot be sent in a header.
+    """
+    token = environ.get(TOKEN, "")
+    if token and not re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN},}}", token):
+        why = f"at least {LEAST_TOKEN} letters, digits and signs of ASCII, without spaces"
+        raise _wrong(TOKEN, why, f"{len(token)} characters")
+    return token
 
 
 def offered(setting: str, groups: Mapping[str, str]) -> Offer:

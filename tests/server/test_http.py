@@ -38,15 +38,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(home: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    home: Path, *, token: str = "", host: str = "127.0.0.1"
+) -> Generator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
     env = {**os.environ, "SAESCOPE_HOME": str(home), "SAESCOPE_OFFLINE": "1"}
-    command = [sys.executable, "-m", "saescope_mcp", "--http", "--port", str(port)]
+    env |= {"SAESCOPE_TOKEN": token} if token else {}
+    command = [sys.executable, "-m", "saescope_mcp", "--http", "--host", host, "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as server:
         assert server.stderr is not None
         announced = server.stderr.readline()
         address = f"http://127.0.0.1:{port}/mcp"
-        assert address in announced
+        assert f"http://{host}:{port}/mcp" in announced
+        assert not token or token not in announced
         with httpx.Client(
             transport=httpx.HTTPTransport(retries=6)
         ) as client:  # it listens a moment later

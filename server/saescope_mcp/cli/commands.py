@@ -109,7 +109,7 @@ def view(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(context: typer.Context) -> None:
-    """Run the MCP tool server on stdio (--http: on loopback)."""
+    """Run the MCP tool server on stdio (--http: over HTTP)."""
     from saescope_mcp.cli.serve import serve
 
     raise typer.Exit(serve(context.args))

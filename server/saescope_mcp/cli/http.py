@@ -1,6 +1,8 @@
 """The HTTP server around the tools: no client, whatever it sends or leaves out, keeps it from
 ending."""
 
+import hashlib
+import hmac
 import os
 import threading
 from contextlib import suppress
@@ -8,6 +10,7 @@ from types import FrameType
 
 import anyio
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,11 +26,15 @@ LAST_S = 8.0
 """Seconds after which the server ends whatever still runs."""
 
 
-def serve_http(server: Server, *, host: str, port: int, window: Beside | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, with the window where there is one."""
+def serve_http(
+    server: Server, *, host: str, port: int, token: str = "", window: Beside | None = None
+) -> None:
+    """Serve until SIGINT or SIGTERM, with the window where there is one; a token is asked of every
+    request."""
     limit = server.max_message_bytes
     served = server.streamable_http_app(host=host, max_request_body_size=limit)
     app = within(answering(served, max_bytes=limit), body_s=BODY_S)
+    app = bearing(app, token=token) if token else app
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S
     )
@@ -63,6 +70,30 @@ def within(app: ASGIApp, *, body_s: float) -> ASGIApp:
         await send({"type": "http.response.body"})
 
     return bounded
+
+
+def bearing(app: ASGIApp, *, token: str) -> ASGIApp:
+    """The application, for requests that bear the token; nothing of another one is read."""
+    wanted = hashlib.sha256(f"bearer {token}".encode()).digest()
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        said = hashlib.sha256(f"{scheme.lower()} {given.strip()}".encode()).digest()
+        if hmac.compare_digest(said, wanted):
+            await app(scope, receive, send)
+            return
+        refused = Response(
+            "This server asks for a token: send the header Authorization: Bearer TOKEN.\n",
+            status_code=401,
+            headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
+            media_type="text/plain",
+        )
+        await refused(scope, receive, send)
+
+    return guarded
 
 
 def answering(app: ASGIApp, *, max_bytes: int) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""`saescope serve`: the tool server on stdio, or on loopback HTTP."""
+"""`saescope serve`: the tool server on stdio, or on HTTP."""
 
 import argparse
 import gc
@@ -19,7 +19,14 @@ from saescope.errors import ConfigError
 from saescope_mcp.app import build_server
 from saescope_mcp.cli.window import window_of
 from saescope_mcp.groups import SETTING, Group
-from saescope_mcp.settings import Settings, log_level, unknown_variables
+from saescope_mcp.settings import (
+    LEAST_TOKEN,
+    TOKEN,
+    Settings,
+    http_token,
+    log_level,
+    unknown_variables,
+)
 from saescope_mcp.state import AppState
 from saescope_mcp.state.keeper import LAST_S
 
@@ -40,17 +47,19 @@ class DroppingHandler(QueueHandler):
 def serve(words: Sequence[str]) -> int:
     """Serve until the client goes, then end the process; returns only the status of a refusal."""
     options = options_in(words)
-    if options.http and options.host not in LOOPBACK:
+    is_open = options.host not in LOOPBACK
+    if options.http and is_open and not os.environ.get(TOKEN):
         return _refuse(
-            f"--host {options.host} is refused: saescope has no authentication, so it "
-            f"listens on loopback only {LOOPBACK}."
+            f"--host {options.host} is refused without a token: set {TOKEN} to a secret of "
+            f"{LEAST_TOKEN} characters or more, which clients send as a bearer token; or stay on "
+            f"loopback {LOOPBACK} and reach this machine through ssh."
         )
     if options.http and (reason := _not_free(options.host, options.port)):
         return _refuse(
             f"port {options.port} cannot be used: {reason}. Name another one with --port."
         )
     try:
-        settings, level = Settings.from_env(), log_level()
+        settings, level, token = Settings.from_env(), log_level(), http_token()
         if options.tools is not None:
             settings = settings.model_copy(update={"tools": options.tools})
         state = AppState(settings)
@@ -65,12 +74,13 @@ def serve(words: Sequence[str]) -> int:
     gc.freeze()  # what lives as long as the server is never searched for garbage
     if options.http:
         shown = f"[{options.host}]" if ":" in options.host else options.host
+        whom = "who bears the token, unencrypted" if is_open else "this machine"
         sys.stderr.write(
-            f"saescope serves http://{shown}:{options.port}/mcp to this machine; Ctrl-C ends it.\n"
+            f"saescope serves http://{shown}:{options.port}/mcp to {whom}; Ctrl-C ends it.\n"
         )
         from saescope_mcp.cli.http import serve_http
 
-        serve_http(server, host=options.host, port=options.port, window=window)
+        serve_http(server, host=options.host, port=options.port, token=token, window=window)
     else:
         _end_by_signals(state)
         anyio.run(window(server.run_stdio_async) if window else server.run_stdio_async)
@@ -119,10 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--http",
         action="store_true",
-        help="streamable HTTP on loopback instead, at /mcp; requests for other hosts are refused",
+        help=f"streamable HTTP instead, at /mcp, for this machine; with {TOKEN} requests have to "
+        "bear that token",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="with --http: 127.0.0.1, localhost or ::1"
+        "--host",
+        default="127.0.0.1",
+        help=f"with --http: 127.0.0.1, localhost or ::1; with {TOKEN} any address of this machine",
     )
     parser.add_argument("--port", type=int, default=8000, help="with --http")
     parser.add_argument(
