@@ -19,14 +19,27 @@ def compare_with(effect: float, controls: Sequence[float]) -> Comparison:
     whatever their distribution: a Monte Carlo test (Barnard 1963), two-sided.
     """
     if not controls:
-        return Comparison(None, None, 0, None, False)
+        return _ranked(0, controls)
     middle = median([effect, *controls])
     distance = abs(effect - middle)
-    beyond = sum(
-        abs(control - middle) > distance or isclose(abs(control - middle), distance, rel_tol=1e-9)
-        for control in controls
-    )
-    p = (1 + beyond) / (1 + len(controls))
+    return _ranked(sum(_no_less(abs(each - middle), distance) for each in controls), controls)
+
+
+def more_than(effect: float, controls: Sequence[float]) -> Comparison:
+    """The effect's rank among its controls from above, one-sided: for what can only be more than
+    these, such as a share that is closed. Those that go far the other way say nothing against
+    it."""
+    return _ranked(sum(_no_less(each, effect) for each in controls), controls)
+
+
+def _no_less(control: float, effect: float) -> bool:
+    return control > effect or isclose(control, effect, rel_tol=1e-9)
+
+
+def _ranked(n_beyond: int, controls: Sequence[float]) -> Comparison:
+    if not controls:
+        return Comparison(None, None, 0, None, False)
+    p = (1 + n_beyond) / (1 + len(controls))
     spread = stdev(controls) if len(controls) > 1 else None
     return Comparison(mean(controls), spread, len(controls), p, p <= LEVEL)
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from saescope.controls import ENOUGH, LEVEL, compare_with
+from saescope.controls import ENOUGH, LEVEL, compare_with, more_than
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,10 @@ def test_controls_that_all_agree_leave_an_equal_effect_inside() -> None:
     same = compare_with(0.25, [0.25] * 19)
     assert same.p == 1.0 and not same.outside and same.sd == 0
     assert compare_with(0.0, []).p is None and not compare_with(9.0, []).outside
+
+
+def test_what_goes_far_the_other_way_says_nothing_against_more() -> None:
+    controls = [i / 10 for i in range(-9, 9)] + [-40.0]
+    assert more_than(1.5, controls).outside and not compare_with(1.5, controls).outside
+    assert more_than(-50.0, controls).p == 1.0 and compare_with(-50.0, controls).outside
+    assert more_than(0.8, controls).p == 2 / 20, "one is as large"

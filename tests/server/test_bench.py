@@ -1,5 +1,6 @@
 """compare_prompts, and find_features with match, through the tools."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ async def test_two_prompts_are_compared_as_in_the_library(tiny: AppState, sae: s
     assert reply["evidence"] == "controlled" and reply["unchanged"]
     assert f"What carries it: {known.verdict.level} (" in reply["summary"]
     assert reply["differences"][0]["text_a"] == " old" and "by_sae" not in reply
+
+
+async def test_the_next_call_ablates_the_feature_where_it_fires(tiny: AppState, sae: str) -> None:
+    """One that is silent in b closes a share by that: in b there is nothing to ablate."""
+    for a, b in ((A, B), (B, A)):
+        reply = await call(tiny, "compare_prompts", sae=sae, a=a, b=b, k=1, n_controls=0)
+        (row,) = reply["features"]
+        step = ast.parse(reply["next"][-1], mode="eval").body
+        assert isinstance(step, ast.Call)
+        arguments = {str(each.arg): ast.literal_eval(each.value) for each in step.keywords}
+        assert arguments["prompt"] == (b if row["activation_b"] >= row["activation_a"] else a)
+        done = await call(tiny, "intervene", **arguments, n_controls=0)
+        assert done["evidence"] == "intervened" and done["effect"] != 0
 
 
 async def test_a_concise_comparison_fits_1500_tokens(tiny: AppState, sae: str) -> None:

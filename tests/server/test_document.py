@@ -1,3 +1,4 @@
+import ast
 import json
 from typing import Any, ClassVar
 
@@ -222,3 +223,17 @@ async def test_a_next_call_names_a_token_by_its_text_and_repeats_no_long_one(
     texts = [f"{PROMPT} {i}" for i in range(8)]
     reply = await call(tiny, "top_features", sae=sae, texts=texts, k=1)
     assert 'texts=["..."]' in reply["next"][-1]
+
+
+async def test_a_next_call_names_a_line_break_by_its_number(tiny: AppState, sae: str) -> None:
+    """No argument may hold one, and tiny models predict it often."""
+    on = {"sae": sae, "a": "The old man saw the sea", "b": "The old man saw the King"}
+    newline = tiny.saes[sae].model.tokenizer.single("\n", 1024, "target")
+    asked = on | {"target": f"#{newline}", "against": " the"}
+    reply = await call(tiny, "compare_prompts", **asked, k=1)
+    assert reply["target"]["token"] == "\n"
+    step = ast.parse(reply["next"][-1], mode="eval").body
+    assert isinstance(step, ast.Call)
+    arguments = {str(each.arg): ast.literal_eval(each.value) for each in step.keywords}
+    assert arguments["target"] == f"#{newline}" and arguments["against"] == " the"
+    assert await call(tiny, "intervene", **arguments)

@@ -12,6 +12,7 @@ class Comparison:
     n: int
     p: float | None
     """The share of effect and controls together that lie at least as far from their common median
-    as the effect does: the chance of so extreme an effect if it were a control like the others."""
+    as the effect does, or of a share that is closed, that are as large: the chance of so extreme an
+    effect if it were a control like the others."""
     outside: bool
     """p <= 0.05, which takes 19 controls."""

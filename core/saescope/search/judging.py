@@ -29,13 +29,20 @@ def judge(found: PairComparison) -> Judgement[Carrier]:
             f"the activation itself, patched there, closes {_both(found.whole)}: the rest goes by "
             "other sites or by positions that were not patched",
         )
-    if features < CARRIES * whole:
+    if features < CARRIES * whole and not _carry(found, listed, whole):
         return Judgement(
             Carrier.ERROR,
             f"all features close {_both(found.all_features)}, the site {_both(found.whole)}; the "
             f"error alone {_both(found.error)}",
         )
     return _of_features(found, features, listed)
+
+
+def _carry(found: PairComparison, listed: float, whole: float) -> bool:
+    """Whether the listed do what all features together do not: others may undo it, and the SAE
+    sees it all the same."""
+    control = found.control
+    return listed >= CARRIES * whole and (control.n < ENOUGH or control.outside)
 
 
 def _of_features(found: PairComparison, features: float, listed: float) -> Judgement[Carrier]:

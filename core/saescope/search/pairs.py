@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saescope.attribution.ablation import draw_controls
 from saescope.attribution.gradients import Metric, site_gradients
-from saescope.controls import ENOUGH, compare_with
+from saescope.controls import ENOUGH, more_than
 from saescope.metrics import kl_divergence
 from saescope.models import LanguageModel, NamedTarget, Target, Tokens, counted, read_token
 from saescope.precision import wide
@@ -271,7 +271,7 @@ def _report(
     model, total = pair.stack.model, sum(len(each) for each in estimates)
     effect, *others = (share_of(each) or 0.0 for each in (rows.listed, *rows.draws, *rows.placebos))
     n = len(rows.draws)
-    control, moved = (compare_with(effect, part) for part in (others[:n], others[n:]))
+    control, moved = (more_than(effect, part) for part in (others[:n], others[n:]))
     found = PairComparison(
         target=read_token(model, pair.logits_b, pair.target.token),
         against=read_token(model, pair.logits_a, pair.target.against or 0),
@@ -349,7 +349,8 @@ def _warnings(pair: _Pair, found: PairComparison) -> list[str]:
     if left_out:
         warnings.append(
             f"{left_out} of {found.n_aligned} aligned positions are not patched (position 0, "
-            "special tokens, attention sinks)."
+            "special tokens, attention sinks). "
+            "Put a word before what differs there, or ask with include_special."
         )
     if len(pair.pairs) > 1:
         warnings.append("SAEs in series carry the same difference: do not add up their shares.")

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from saescope import __version__
 from saescope_mcp.binding import next_call
+from saescope_mcp.schemas.bounds import invisible
 from saescope_mcp.schemas.common import Provenance, SAEUsed
 from saescope_mcp.state import LoadedSAE, LoadedSet, LoadedStack
 
@@ -191,14 +192,14 @@ def read_on(tool: str, request: BaseModel, offset: int) -> str:
 
 
 def named_token(stack: LoadedStack, token: "TargetLogit") -> str:
-    """A token as a further call names it: as text where that text is this one token, else by its
-    number."""
+    """A token as a further call names it: as text where that text is this one token and may stand
+    in an argument (a line break may not), else by its number."""
     from saescope.errors import ArgumentError
 
     model = stack.model
     try:
         read = model.tokenizer.single(token.token, model.d_vocab, "target")
-        same = bool(token.token) and read == token.id
+        same = invisible(token.token) is None and bool(token.token) and read == token.id
     except ArgumentError:
         same = False
     return token.token if same else f"#{token.id}"

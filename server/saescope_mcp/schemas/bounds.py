@@ -78,12 +78,14 @@ def _plain(value: str) -> str:
     return value
 
 
+def invisible(value: str) -> str | None:
+    """The first character that nobody can see, such as a line break: no name holds one."""
+    hidden = ("Cc", "Cf", "Zl", "Zp")
+    return next((char for char in value if unicodedata.category(char) in hidden), None)
+
+
 def _identifier(value: str) -> str:
-    bad = next(
-        (char for char in _plain(value) if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")),
-        None,
-    )
-    if bad:
+    if bad := invisible(_plain(value)):
         raise PydanticCustomError(
             "invalid_id", "holds the invisible character U+{code}", {"code": f"{ord(bad):04X}"}
         )

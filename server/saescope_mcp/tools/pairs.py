@@ -106,7 +106,7 @@ def _summary(found: PairComparison) -> str:
     alone = _share(Closed(difference=best.closed, kl=best.closed_kl))
     moved = beside(found.placebo, "moves as long in random directions")
     return (
-        f"{said} Strongest alone: feature {best.feature} at {best.token_b!r}, {alone}. Patches go "
+        f"{said} Alone feature {best.feature} at {best.token_b!r} closes most, {alone}. Patches go "
         "from b into a; beside the listed, by the smaller of both shares, are controls"
         f"{beside(found.control, 'random choices of others')}{moved}; the SAE's error alone closes "
         f"{_share(found.error)}, features and error {_share(found.whole)}."
@@ -114,7 +114,13 @@ def _summary(found: PairComparison) -> str:
 
 
 def _strongest(found: PairComparison) -> PatchedFeature:
-    return max(found.features, key=lambda row: abs(row.closed or row.closed_kl or 0.0))
+    """By the smaller of both shares: one that leads away from b carries nothing."""
+    from saescope.search.judging import share_of
+
+    return max(
+        found.features,
+        key=lambda row: share_of(Closed(difference=row.closed, kl=row.closed_kl)) or 0.0,
+    )
 
 
 def _share(closed: Closed) -> str:
@@ -129,20 +135,25 @@ def _next(request: ComparePrompts, found: PairComparison, stack: LoadedStack) ->
     if not found.features:
         return [next_call("encode_text", **request.named, texts=[brief(request.a), "..."])]
     best = _strongest(found)
-    # A feature that carries the difference at several positions is ablated at all of them.
-    same = [
-        row.pos_b for row in found.features if (row.sae, row.feature) == (best.sae, best.feature)
-    ]
+    # It is ablated where it fires, at all positions at which it carries the difference.
+    same = [row for row in found.features if (row.sae, row.feature) == (best.sae, best.feature)]
+    on_b = best.activation_b >= best.activation_a
+    positions = (
+        [row.pos_b for row in same if row.activation_b > 0]
+        if on_b
+        else [row.pos_a for row in same if row.activation_a > 0]
+    )
+    prompt = brief(request.b if on_b else request.a)
     sae = stack.entries[best.sae].handle
     tokens: dict[str, object] = {
         "target": named_token(stack, found.target),
         "against": named_token(stack, found.against),
     }
-    edit = {"feature": best.feature, "mode": "ablate", "positions": sorted(same)}
+    edit = {"feature": best.feature, "mode": "ablate", "positions": sorted(positions)}
     chat: dict[str, object] = {"chat": True} if request.chat else {}
     return [
         next_call("describe_feature", sae=sae, feature=best.feature),
-        next_call("intervene", sae=sae, prompt=brief(request.b), edits=[edit], **tokens, **chat),
+        next_call("intervene", sae=sae, prompt=prompt, edits=[edit], **tokens, **chat),
     ]
 
 

@@ -2,6 +2,7 @@
 Hugging Face models with hooks of their own."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.core.oracle import (
 )
 from torch import Tensor
 
+from saescope.controls import ENOUGH, more_than
 from saescope.errors import ArgumentError
 from saescope.models import Tokens
 from saescope.models.analysis import norm_matched_placebo
@@ -30,7 +32,7 @@ from saescope.saes import SAE, SAEMetadata
 from saescope.saes.standard import StandardConfig, StandardSAE
 from saescope.search import compare_prompts
 from saescope.search.alignment import align, in_words
-from saescope.search.judging import share_of
+from saescope.search.judging import judge, share_of
 from saescope.splice import read_hook, write_hook
 from saescope.verdicts import Carrier
 
@@ -117,6 +119,16 @@ def test_a_planted_feature_closes_all_and_a_decoy_nothing(
     decoy = next(row for row in rows if row.feature == 1)
     assert decoy.activation_b == pytest.approx(1, abs=5e-3) and decoy.activation_a == 0
     assert decoy.closed == pytest.approx(0, abs=1e-4)
+
+
+def test_a_feature_that_closes_all_carries_it_though_others_undo_that(gpt2: Family) -> None:
+    pair = tokens_of(gpt2, "The old man saw the"), tokens_of(gpt2, "The old man saw a")
+    sae = planted(gpt2, Plain(gpt2, *pair), 1.0)
+    found = compare_prompts(gpt2.model, sae, *pair, target=TARGET, against=AGAINST, k=1)
+    undone = replace(found, all_features=Closed(1.33, -3.16))
+    assert judge(undone).level is Carrier.FEW and "all 42 1.33" in judge(undone).why
+    like_any = replace(undone, control=more_than(1.0, [1.0] * ENOUGH))
+    assert judge(like_any).level is Carrier.ERROR
 
 
 def test_what_the_sae_does_not_say_is_left_to_its_error(
