@@ -43,6 +43,9 @@ async def test_a_jacobian_lens_is_fitted_once_and_then_read_and_described_throug
     assert all(row["jacobian"] for at in reply["readings"] for row in at["layers"])
     again = await call(tiny, "encode_text", **asked)
     assert again["readings"] == reply["readings"]
+    whole = await call(tiny, "encode_text", **asked, response_format="detailed")
+    from_first = whole["readings"][-1]["jacobian_from"] == whole["lens"]["facts"]["layers"][0] == 2
+    assert ("Jacobian lens from layer 2 on (its first)" in whole["summary"]) is from_first
     card = await call(tiny, "describe_feature", sae=sae, feature=0, through="jlens")
     assert len(card["through_lens"]["promotes"]) == 8
     asked = {"sae": sae, "feature": 0, "through": "jlens", "response_format": "detailed"}

@@ -30,10 +30,12 @@ def judge(found: PairComparison) -> Judgement[Carrier]:
             "other sites or by positions that were not patched",
         )
     if features < CARRIES * whole and not _carry(found, listed, whole):
+        alone = share_of(found.error) or 0.0
+        too = "; neither carries it alone" if alone < CARRIES * whole else ""
         return Judgement(
             Carrier.ERROR,
             f"all features close {_both(found.all_features)}, the site {_both(found.whole)}; the "
-            f"error alone {_both(found.error)}",
+            f"error alone {_both(found.error)}{too}",
         )
     return _of_features(found, features, listed)
 

@@ -141,7 +141,7 @@ def _layers_at(reading: "LensReading", at: "ReadPrediction") -> "list[ReadLayer]
 def _summary(reading: "LensReading") -> str:
     facts, last = reading.lens, reading.positions[-1]
     return (
-        f"Read through the {facts.lens} lens{_fitted_on(facts)}. {_prediction(last)} "
+        f"Read through the {facts.lens} lens{_fitted_on(facts)}. {_prediction(last, facts)} "
         f"Verdict: {reading.signal}: {reading.why}"
     )
 
@@ -156,11 +156,14 @@ def _fitted_on(facts: "LensFacts") -> str:
     return f" of {facts.n_prompts} prompts{corpus}{errors}"
 
 
-def _prediction(row: "ReadPrediction") -> str:
+def _prediction(row: "ReadPrediction", facts: "LensFacts") -> str:
     said = f"After {row.token!r} (position {row.pos}) the model predicts {row.predicts[0]!r}"
     found = [
-        f"the {name} lens from layer {layer} on"
-        for name, layer in (("logit", row.logit_from), ("Jacobian", row.jacobian_from))
+        f"the {name} lens from layer {layer} on{' (its first)' * (layer == first > 0)}"
+        for name, layer, first in (
+            ("logit", row.logit_from, 0),
+            ("Jacobian", row.jacobian_from, min(facts.layers)),
+        )
         if layer is not None
     ]
     said += f", the top token of {' and of '.join(found)}"

@@ -129,6 +129,8 @@ def test_a_feature_that_closes_all_carries_it_though_others_undo_that(gpt2: Fami
     assert judge(undone).level is Carrier.FEW and "all 42 1.33" in judge(undone).why
     like_any = replace(undone, control=more_than(1.0, [1.0] * ENOUGH))
     assert judge(like_any).level is Carrier.ERROR
+    for error, said in ((Closed(0.67, -3.0), True), (Closed(0.67, 0.6), False)):
+        assert ("neither carries" in judge(replace(like_any, error=error)).why) is said
 
 
 def test_what_the_sae_does_not_say_is_left_to_its_error(
