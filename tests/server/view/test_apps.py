@@ -14,6 +14,7 @@ from tests.core.render.browser import MARKS
 from tests.server.helpers import HOOK, PROMPT
 from tests.server.test_train import SMALL
 from tests.server.view.chromium import Page, chromium
+from tests.server.view.screen_reader import faults, told
 
 from saescope_mcp.app import build_server
 from saescope_mcp.state import AppState
@@ -71,8 +72,10 @@ async def collected(state: AppState, home: Path, train: dict[str, Any]) -> Shown
         name: await sent(state, tool, {"sae": sae, **given})
         for name, (tool, given) in CALLS.items()
     }
-    calls["training"] = await sent(state, "train_sae", train)
-    calls["beside"] = await sent(state, "train_sae", {**train, "seed": 1})
+    trainer = AppState(state.settings)
+    calls["training"] = await sent(trainer, "train_sae", train)
+    calls["beside"] = await sent(trainer, "train_sae", {**train, "seed": 1})
+    trainer.close()
     return Shown(page.model_dump()["text"], home, state, calls)
 
 
@@ -187,6 +190,7 @@ def test_a_training_is_drawn_with_another_over_it(
     value = float(f"{latest['explained_variance']:.3g}")
     assert f"{one}: {value:g} at step 16" in said
     assert page.eval("host.page().getElementById('status').textContent") == "The job is done."
+    assert faults(page, framed=True) == []
     page.eval("new Promise((done) => setTimeout(done, 300))")
     assert page.eval("host.wanted.length") == 0  # nothing is asked of a run that has ended
 
@@ -223,6 +227,13 @@ def test_hostile_texts_are_shown_as_text(page: Page, apps: Shown, name: str) -> 
     assert "onerror=parent.pwned=1" in text(page) and page.eval("window.pwned") is None
     assert page.eval("host.page().querySelectorAll('main img, main script').length") == 0
     assert page.complaints() == []
+
+
+@pytest.mark.parametrize("name", [*CALLS, "training"])
+def test_each_can_be_heard(page: Page, apps: Shown, name: str) -> None:
+    show(page, apps.app, apps.calls[name])
+    assert faults(page, framed=True) == []
+    assert any(each.live == "polite" for each in told(page, framed=True))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -16,15 +16,15 @@ const errorOf = (result) => visible((result.content ?? []).map((block) => block.
 function receive(result) {
   const done = result.structuredContent;
   asking += 1; // what an earlier result asked for comes too late
-  say(result.isError || !done ? errorOf(result) : "");
+  say(result.isError || !done ? errorOf(result) : visible(done.summary ?? ""));
   if (result.isError || !done) return;
   byId("title").textContent = TITLES.find(([name]) => done[name] !== undefined)?.[1] ?? "Result";
   if (done.job_id && canCall) follow(done, asking);
   else byId("main").replaceChildren(...shown(done));
 }
 
-// A result that was kept stands in the one that brings it back.
-const shown = (done) => (done.document ? [evidence(done), resultOf(done.document, done.arguments)] : [resultOf(done, given)]);
+// What was said on top is not said again. A result that was kept stands in the one that brings it back.
+const shown = (done) => (done.document ? [resultOf(done.document, done.arguments)] : [resultOf({ ...done, summary: "" }, given)]);
 
 // What job_status says of a run as the curves are drawn from it; its numbers are of points along the way.
 function runOf(job) {
@@ -41,7 +41,7 @@ async function jobOf(job_id, wait_s) {
 
 // A run, and another over it where the call named one, until its end, as long as somebody sees it.
 async function follow(started, mine) {
-  byId("main").replaceChildren(evidence(started));
+  byId("main").replaceChildren();
   try {
     const other = given.over ? [runOf(await jobOf(given.over, 0))] : [];
     for (let wait_s = 0; ; wait_s = WAIT_S) {
@@ -59,6 +59,7 @@ async function follow(started, mine) {
 // What a finished job of another kind came to is shown as its own result.
 function drawJob(job, other) {
   say(`The job is ${job.state}.`);
+  byId("title").textContent = job.tool === "train_sae" ? "A training" : "A job";
   if (job.result && job.tool !== "train_sae") return byId("main").replaceChildren(resultOf(job.result, given));
   const curves = job.tool === "train_sae" ? el("div", { class: "charts" }, ...trained([runOf(job), ...other], "")) : "";
   const lines = job.members?.length ? el("details", {}, el("summary", {}, `Its ${job.members.length} SAEs`), el("ul", {}, ...job.members.map((line) => el("li", {}, bdi(line))))) : "";

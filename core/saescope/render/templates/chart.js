@@ -106,7 +106,7 @@ export function chart(name, label, series, faint = []) {
   if (!drawn.length) return el("p", { class: "quiet" }, `No point of ${label} yet.`);
   const behind = faint.filter((each) => each.points.length), all = [...drawn, ...behind], span = spanOf(name, all);
   const names = drawn.map((each) => el("span", { class: `key ${each.kind}` }, each.name, ` ${number(each.points.at(-1)[1])}`));
-  return el("figure", {}, el("figcaption", {}, el("strong", {}, label), " by step. ", ...names, behind.length ? el("span", { class: "key thin" }, "each SAE") : "", outside(all, span)), sized((W) => curves(W, drawn, behind, { label, span })));
+  return el("figure", { "aria-label": label }, el("figcaption", {}, el("strong", {}, label), " by step. ", ...names, behind.length ? el("span", { class: "key thin" }, "each SAE") : "", outside(all, span)), sized((W) => curves(W, drawn, behind, { label, span })));
 }
 
 const share = (value) => `${number(100 * value, 2)} %`;
@@ -131,5 +131,5 @@ export function histogram(bins, never, caption) {
   if (!bins.length && !never) return el("p", { class: "quiet" }, "No feature was counted yet.");
   const fired = bins.reduce((sum, bin) => sum + bin.n_features, 0);
   const said = `${caption} ${number(fired)} features fired${never ? `, ${number(never)} never did` : ""}.`;
-  return el("figure", {}, el("figcaption", {}, said), sized((W) => bars(W, bins, never, said)));
+  return el("figure", { "aria-label": "Histogram" }, el("figcaption", {}, said), sized((W) => bars(W, bins, never, said)));
 }

@@ -44,7 +44,7 @@ function kept(done) {
 }
 
 // What a result says of itself: its summary, its warnings, what it rests on, where it is kept.
-export const evidence = (done) => el("div", { class: "summary" }, el("p", {}, bdi(done.summary ?? "")), ...warned(done), kept(done));
+export const evidence = (done) => el("div", { class: "summary" }, done.summary ? el("p", {}, bdi(done.summary)) : "", ...warned(done), kept(done));
 
 export const facts = (pairs) => el("dl", {}, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, typeof value === "number" ? number(value) : value))));
 

@@ -18,8 +18,8 @@ const highest = (values) => Math.max(1e-9, ...values.filter(isNumber).map(Math.a
 
 function contributions(done, { sae }) {
   const top = highest(done.features.flatMap((row) => [row.attribution, row.measured_effect])), labels = done.features.some((row) => row.label);
-  const cells = (row) => [el("td", { class: "n" }, toFeature(row.sae || sae, row.feature)), el("td", {}, token(row.token), el("span", { class: "quiet" }, ` ${row.pos}`)), el("td", { class: "n" }, number(row.attribution)), el("td", { class: "n" }, number(row.measured_effect)), el("td", { class: "size" }, bar([["estimate", row.attribution], ["measured", row.measured_effect]], top)), labels ? el("td", {}, named(row)) : ""];
-  return table("Features of the prediction", ["feature", "at", "estimated", "measured", "both as bars", ...(labels ? ["label"] : [])], done.features.map(cells));
+  const cells = (row) => [el("td", { class: "n" }, toFeature(row.sae || sae, row.feature)), el("td", {}, token(row.token), el("span", { class: "quiet" }, ` ${row.pos}`)), el("td", { class: "size" }, bar([["estimate", row.attribution], ["measured", row.measured_effect]], top)), el("td", { class: "n" }, number(row.attribution)), el("td", { class: "n" }, number(row.measured_effect)), labels ? el("td", {}, named(row)) : ""];
+  return table("Features of the prediction", ["feature", "at", "both as bars", "estimated", "measured", ...(labels ? ["label"] : [])], done.features.map(cells));
 }
 
 function beside(control, what) {

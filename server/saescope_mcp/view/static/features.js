@@ -6,7 +6,7 @@ const found = el("div", { class: "quiet", role: "status" });
 const page = el("iframe", { class: "page", title: "The feature's page", sandbox: "allow-scripts allow-popups allow-top-navigation-by-user-activation", hidden: true });
 const order = el("select", {}, ...[["density", "density"], ["peak", "peak"], ["feature", "number"]].map(([value, said]) => el("option", { value }, said)));
 const kind = el("select", {}, ...[["label", "in labels"], ["token", "that promote the token"]].map(([value, said]) => el("option", { value }, said)));
-const words = el("input", { type: "search", maxlength: "200", autocomplete: "off", placeholder: "words, a token, or a number" });
+const words = el("input", { type: "search", maxlength: "200", autocomplete: "off", size: "28", placeholder: "words, a token, or a number" });
 const more = el("p", { class: "more" }), densities = el("div");
 let sae = null;
 

@@ -48,6 +48,7 @@ function start(handle, said) {
     await showSaes();
     const checked = check ? facts([["tokens of the probe text", check.n_tokens], ["L0", check.l0], ["explained variance", check.explained_variance], ["CE score", check.ce_score], ["verdict", check.verdict?.text ?? check.verdict?.level]]) : "";
     loaded.append(el("div", { class: "panel" }, evidence(done), checked));
+    showRest();
   });
 }
 
@@ -67,5 +68,11 @@ async function showMachine() {
   return facts([["version", told.version], ["device", told.device], ["memory for models", mb(told.memory.budget)], ["in use", mb(told.memory.used)], ["free", mb(told.memory.free)], ["SAEs on disk", told.n_cached || null]]);
 }
 
-for (const [place, work] of [[loaded, showSaes], [jobs, showJobs], [last, showResults]]) within(place, "Looking\u2026", work);
-within(memory, "Looking; the first time loads PyTorch, which takes 5 to 15 s.", showMachine);
+function showRest() {
+  within(jobs, "Looking\u2026", showJobs);
+  within(last, "Looking\u2026", showResults);
+  within(memory, "Looking; the first time loads PyTorch, which takes 5 to 15 s.", showMachine);
+}
+
+within(loaded, "Looking\u2026", showSaes);
+showRest();
