@@ -10,6 +10,7 @@ import pytest
 from saescope.embedded import landmarks
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+VIEWS = ("feature", "window", "prediction")
 SESSIONS = ("session-light.svg", "session-dark.svg", "session-recording.svg")
 
 
@@ -34,7 +35,7 @@ def test_the_recording_lasts_twenty_seconds_and_stands_still_for_who_asks_for_it
 
 @pytest.mark.parametrize(
     "name",
-    [*SESSIONS, "feature-light.webp", "feature-dark.webp", "window-light.webp", "window-dark.webp"],
+    [*SESSIONS, *(f"{view}-{theme}.webp" for view in VIEWS for theme in ("light", "dark"))],
 )
 def test_a_picture_is_small(name: str) -> None:
     assert 1000 < (PICTURES / name).stat().st_size < 200_000
