@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from saescope.errors import Cancelled, NumericError
@@ -17,7 +18,28 @@ class _FiniteCheck(NamedTuple):
     error: Callable[[], NumericError]
 
 
-_asked: ContextVar[list[_FiniteCheck] | None] = ContextVar("saescope_finite", default=None)
+class FiniteChecks(list[_FiniteCheck]):
+    """What is to be answered together."""
+
+    def ask(self, *numbers: Shaped[Tensor, "..."]) -> list[int]:
+        """Whole numbers of a device, one after another, for the wait that answers what is to be
+        answered so far.
+
+        Raises:
+            NumericError: of the first that is not finite; then the numbers say nothing.
+        """
+        device = numbers[0].device
+        answers = [each.answer.to(device).reshape(1) for each in self]
+        found = torch.cat([each.reshape(-1).long() for each in (*answers, *numbers)]).tolist()
+        checks = [*self]
+        self.clear()
+        for each, is_finite in zip(checks, found, strict=False):
+            if not is_finite:
+                raise each.error()
+        return found[len(checks) :]
+
+
+_asked: ContextVar[FiniteChecks | None] = ContextVar("saescope_finite", default=None)
 
 
 def require_finite(x: Tensor, error: Callable[[], NumericError]) -> None:
@@ -36,16 +58,16 @@ def require_finite(x: Tensor, error: Callable[[], NumericError]) -> None:
 
 
 @contextmanager
-def finite_together() -> Generator[None]:
+def finite_together() -> Generator[FiniteChecks]:
     """What is asked inside the block is answered at its end, with one wait for the device. A block
     within another answers for itself, so that what it catches does not come again.
 
     Raises:
         NumericError: of the first that is not finite.
     """
-    token = _asked.set(asked := [])
+    token = _asked.set(asked := FiniteChecks())
     try:
-        yield
+        yield asked
     except Cancelled:
         raise
     except Exception:

@@ -28,6 +28,13 @@ def sizes_are_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def places(mask: Bool[Tensor, " n"], n_true: int | None = None) -> Int[Tensor, " n_true"]:
+    """Where a mask holds. An accelerator's host that knows at how many places waits for nothing."""
+    if n_true is None or sizes_are_free(mask.device):
+        return mask.nonzero()[:, 0]
+    return mask.byte().argsort(descending=True, stable=True)[:n_true]
+
+
 def chunk_of(x: Float[Tensor, "n_pos d_in"], d_sae: int) -> int:
     """How many positions are encoded at a time."""
     if sizes_are_free(x.device):

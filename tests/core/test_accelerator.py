@@ -18,7 +18,9 @@ from torch import Tensor
 
 import saescope as ss
 from saescope import precision
+from saescope.activations import open_dataset
 from saescope.errors import Cancelled, NumericError
+from saescope.features.index import IndexConfig, IndexProgress, IndexRun
 from saescope.finite import finite_together, require_finite
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.ops import SparseActs
@@ -348,6 +350,25 @@ def test_a_loss_that_is_not_finite_stops_a_training_at_the_next_point(
     with pytest.raises(NumericError, match="no longer finite at step 8"):
         trainer.run()
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_an_index_makes_the_host_wait_twice_a_batch(
+    card: accelerator.Card, there: Bench, tmp_path: Path
+) -> None:
+    cfg = IndexConfig(n_tokens=2000, context_size=32)
+    run = IndexRun(there.model, [there.sae], open_dataset("embedded"), cfg, root=tmp_path)
+    run.corpus.most_rows = 8
+    counts = list[int]()
+
+    def count(_: IndexProgress) -> None:
+        counts.append(card.waits.total())
+        card.forget()
+
+    run.go(report=count)
+    counts = counts[1:]  # without what is found out once a model
+    # Without float64 everything is gathered on the host: the activations and the mask go there.
+    assert len(counts) > 5 and max(counts) <= (2 if card.has_float64 else 6)
 
 
 @pytest.mark.slow

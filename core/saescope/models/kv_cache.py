@@ -3,6 +3,7 @@ was fed."""
 
 import inspect
 from collections.abc import Generator, Mapping
+from functools import cache
 from typing import Any
 
 from saescope.errors import ModelError
@@ -48,6 +49,24 @@ def new_cache(hf: Any) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=hf.config)
+
+
+def no_cache(hf: Any) -> dict[str, Any]:
+    """Arguments by which a model keeps no keys and values. A cache of its own keeps transformers
+    from looking for several texts in a row, for which the host would wait for an accelerator."""
+    name = cache_argument(hf)
+    return {"use_cache": False} | ({name: _keeps_nothing()()} if name else {})
+
+
+@cache
+def _keeps_nothing() -> type[Any]:
+    from transformers import DynamicCache
+
+    class KeepsNothing(DynamicCache):
+        def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> Any:
+            return key_states, value_states
+
+    return KeepsNothing
 
 
 def cached_lengths(cache: Any) -> list[int]:

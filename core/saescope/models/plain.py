@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from saescope.models.kv_cache import no_cache
 from saescope.models.language_model import LanguageModel
 from saescope.products import ONEDNN, times_rows
 
@@ -58,7 +59,7 @@ class PlainModel:
             for name, module, is_input in self.sites:
                 stack.callback(self._attach(module, is_input, partial(keep, name)).remove)
             with suppress(_Stop):
-                self.root(input_ids=ids, use_cache=False)
+                self.root(input_ids=ids, **no_cache(self.root))
 
     @staticmethod
     def _attach(module: nn.Module, is_input: bool, keep: Callable[[Tensor], None]) -> Any:

@@ -8,6 +8,7 @@ from saescope.features.index.examples import Examples
 from saescope.features.index.firings import Contexts, firings_of
 from saescope.features.index.sample import ContextSample
 from saescope.features.index.statistics import FeatureStatistics
+from saescope.finite import FiniteChecks
 from saescope.ops import SparseActs
 from saescope.precision import wide_device
 
@@ -28,15 +29,30 @@ class Accumulator:
         self.examples = Examples(d_sae, cfg, self.device)
         self.sample = ContextSample(cfg)
 
-    def add(self, acts: SparseActs, contexts: Contexts) -> None:
-        """A batch: `acts` at every position of the contexts, in reading order."""
-        acts, contexts = acts.to(self.device), contexts.to(self.device)
-        firings = firings_of(acts, contexts.mask)
-        self.statistics.add(firings, int(contexts.mask.sum()))
-        # After the statistics: which bands are still alive depends on the maximum, this batch
-        # included.
-        self.examples.add(firings, contexts, self.statistics.maxima)
-        self.sample.add(firings, contexts)
+    def add(self, acts: SparseActs, contexts: Contexts, checks: FiniteChecks | None = None) -> None:
+        """A batch: `acts` at every position of the contexts, in reading order. The sizes of all
+        that is taken of it are asked at once, with the checks that are still to be answered.
+
+        Raises:
+            NumericError: of the checks; nothing is taken.
+        """
+        acts, there = acts.to(self.device), contexts.to(self.device)
+        firings = firings_of(acts, there.mask)
+        growth = self.statistics.growth(firings)
+        # Which bands are still alive depends on the maximum, this batch included.
+        contenders = self.examples.contenders(firings, there, growth.maxima)
+        draw = self.sample.draw(firings, contexts, there.mask)
+        n_fired, n_tokens, n_grown, *sizes = (checks or FiniteChecks()).ask(
+            firings.fire.sum(),
+            there.mask.sum(),
+            (growth.n_octaves > 0).sum(),
+            *(each.sizes for each in contenders),
+            draw.sizes,
+        )
+        n_examples, firings = 2 * len(contenders), firings.first(n_fired)
+        self.statistics.add(firings, n_tokens, growth, n_grown)
+        self.examples.add(firings, contenders, sizes[:n_examples])
+        self.sample.add(firings, draw, sizes[n_examples:])
 
     def state_dict(self) -> dict[str, Tensor]:
         parts = {"statistics": self.statistics, "examples": self.examples, "sample": self.sample}

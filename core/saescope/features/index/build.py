@@ -15,7 +15,7 @@ import torch
 
 from saescope import checkpoints as disk
 from saescope.activations import EMBEDDED, Dataset, Harvester, open_dataset
-from saescope.errors import Cancelled, ConfigError, FormatError
+from saescope.errors import Cancelled, ConfigError, FormatError, NumericError
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.corpus import Corpus
@@ -25,6 +25,7 @@ from saescope.features.index.hashing import hash_contexts, is_quiz
 from saescope.features.index.manifest import FORMAT
 from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
 from saescope.features.index.texts import ContextLog
+from saescope.finite import finite_together
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.progress import Report
 from saescope.saes import SAE
@@ -147,19 +148,23 @@ class IndexRun:
     def _step(self) -> None:
         ids = self.corpus.peek()
         activations = self.harvester(ids.clamp(min=0).long())
-        acts = [encode_site(self.model, sae, activations[read_hook(sae)])[1] for sae in self.saes]
-        # Whatever runs the model comes before the log: an error or a cancel leaves these contexts
-        # to the next step.
-        sinks = [
-            find_sinks(self.model, {name: activations[name] for name in site_hooks(sae)})
-            for sae in self.saes
-        ]
-        hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
-        contexts = Contexts(
-            hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids)
-        )
-        for part, sparse, out in zip(self.parts, acts, sinks, strict=True):
-            part.add(sparse, contexts.without(out))
+        # Whatever runs the model comes before the log, and what was not finite is taken out of it
+        # again: an error or a cancel leaves these contexts to the next step.
+        with finite_together() as checks:
+            acts = [
+                encode_site(self.model, sae, activations[read_hook(sae)])[1] for sae in self.saes
+            ]
+            sinks = [
+                find_sinks(self.model, {name: activations[name] for name in site_hooks(sae)})
+                for sae in self.saes
+            ]
+            hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
+            with self.log.unless(NumericError):
+                contexts = Contexts(
+                    hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids)
+                )
+                for part, sparse, out in zip(self.parts, acts, sinks, strict=True):
+                    part.add(sparse, contexts.without(out), checks)
         self.corpus.counted(int(mask.sum()))
 
     def _resume(self) -> int:

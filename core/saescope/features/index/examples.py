@@ -6,20 +6,27 @@ root of two, whatever the maximum turns out to be, and a feature's window of ban
 sample is the entries with the smallest hashes.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.firings import Contexts, Firings, windows
 from saescope.features.index.hashing import MOST, hash_entries
 from saescope.features.index.slots import Entries, Priority, SlotTable
+from saescope.ops import places, sizes_are_free
 
 N_BANDS = 8
 """Half octaves sampled: the one that holds the maximum, and those below it, down to about a
 sixteenth of the maximum."""
+
+
+MOST_ROWS = 2**20
+"""More contexts than a batch has."""
 
 
 class Examples:
@@ -36,45 +43,50 @@ class Examples:
     def bytes_per_feature(cfg: IndexConfig) -> int:
         return (cfg.n_top + N_BANDS * (cfg.n_range + cfg.n_quiz)) * SlotTable.BYTES
 
-    def add(self, firings: Firings, contexts: Contexts, maxima: Float[Tensor, " d_sae"]) -> None:
-        """Take what belongs here from a batch that the statistics know already."""
+    def contenders(
+        self, firings: Firings, contexts: Contexts, maxima: Float[Tensor, " d_sae"]
+    ) -> list["Contenders"]:
+        """What belongs here from a batch, for each table; `maxima` are those with the batch in."""
         fresh, quiz = contexts.fresh[firings.rows], contexts.quiz[firings.rows]
         entries = Entries(firings.values, contexts.hashes[firings.rows], firings.positions.short())
-        for_cards = fresh & ~quiz
-        self._merge(self.top, firings, firings.features, entries, for_cards, by_strength)
+        for_cards, for_quizzes = fresh & ~quiz & firings.fire, fresh & quiz & firings.fire
         band, top_band = band_of(firings.values), band_of(maxima)
         # A band's place is its number modulo N_BANDS: when the maximum grows, a new band takes the
         # place of the one that falls out.
         in_range = band > top_band[firings.features] - N_BANDS
         keys = firings.features * N_BANDS + band % N_BANDS
         by_chance = partial(by_hash, self.seed, top_band)
-        self._merge(self.range, firings, keys, entries, in_range & for_cards, by_chance)
-        self._merge(self.quiz, firings, keys, entries, in_range & fresh & quiz, by_chance)
+        asked = (
+            (self.top, firings.features, for_cards, by_strength),
+            (self.range, keys, in_range & for_cards, by_chance),
+            (self.quiz, keys, in_range & for_quizzes, by_chance),
+        )
+        return [
+            _contenders(table, by, entries, firings.rows, wanted=wanted, worth=worth)
+            for table, by, wanted, worth in asked
+        ]
 
-    def _merge(
-        self,
-        table: SlotTable,
-        firings: Firings,
-        keys: Tensor,
-        entries: Entries,
-        wanted: Tensor,
-        worth: Priority,
+    def add(
+        self, firings: Firings, contenders: Sequence["Contenders"], sizes: Sequence[int]
     ) -> None:
-        chosen = wanted.nonzero()[:, 0]
-        value = worth(keys[chosen], _take(entries, chosen))
-        # Most firings lose against the last place already: dropping them here keeps the sort in
-        # `merge` small.
-        better = value > worth(keys[chosen], table.last(keys[chosen]))
-        chosen, value = chosen[better], value[better]
-        # One of each context and key: the firings are sorted by feature and context, not by key.
-        groups = (
-            keys[chosen] * (int(firings.rows.max()) + 1 if len(firings) else 1)
-            + firings.rows[chosen]
-        )
-        chosen = chosen[best_of(groups, value)]
-        table.merge(
-            keys[chosen], _take(entries, chosen), worth, lambda i: windows(firings, chosen[i])
-        )
+        """Take contenders of a batch, of which the sizes are known one after another; `firings` are
+        those that fire alone."""
+        for table, each, n_best, n_keys in zip(
+            self._tables.values(), contenders, sizes[::2], sizes[1::2], strict=True
+        ):
+            best, opening = places(each.best, n_best), places(each.opens, n_keys)
+            chosen = each.chosen[best]
+
+            def around(i: Tensor, chosen: Tensor = chosen) -> Tensor:
+                return windows(firings, chosen[i])
+
+            table.merge(
+                each.keys[opening],
+                (each.opens.cumsum(0) - 1)[best],
+                _take(each.entries, chosen),
+                priority=each.worth,
+                windows=around,
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         return {
@@ -125,15 +137,62 @@ def by_hash(
     )
 
 
-def best_of(groups: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
-    """Find the worthiest entry of each group."""
-    order = worth.argsort(descending=True, stable=True)
-    order = order[groups[order].argsort(stable=True)]
-    sorted_groups = groups[order]
-    # The first of each run of equal groups is the worthiest.
-    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-    first[1:] = sorted_groups[1:] != sorted_groups[:-1]
-    return order[first]
+class Contenders(NamedTuple):
+    """Firings of a batch that may get a place in a table, by key and context."""
+
+    entries: Entries
+    """The entries of the whole batch."""
+    worth: Priority
+    chosen: Int[Tensor, " m"]
+    """The places of the contenders among the firings."""
+    keys: Int[Tensor, " m"]
+    best: Bool[Tensor, " m"]
+    """Who is the best of its key and context, and better than the last place of its key; nobody
+    else contends."""
+    opens: Bool[Tensor, " m"]
+    """Who is the first of these of its key."""
+
+    @property
+    def sizes(self) -> Int[Tensor, "2"]:
+        """How many are best, and of how many keys."""
+        return torch.stack([self.best.sum(), self.opens.sum()])
+
+
+def _contenders(
+    table: SlotTable,
+    keys: Int[Tensor, " n"],
+    entries: Entries,
+    rows: Int[Tensor, " n"],
+    *,
+    wanted: Bool[Tensor, " n"],
+    worth: Priority,
+) -> Contenders:
+    free = sizes_are_free(keys.device)
+    chosen = places(wanted) if free else torch.arange(len(keys), device=keys.device)
+    value = worth(keys[chosen], _take(entries, chosen))
+    # Most firings lose against the last place already: dropping them here keeps the sorts small.
+    better = (value > worth(keys[chosen], table.last(keys[chosen]))) & wanted[chosen]
+    if free:
+        kept = places(better)
+        chosen, value, better = chosen[kept], value[kept], better[kept]
+    # One of each context and key: the firings are sorted by feature and context, not by key.
+    groups = keys[chosen] * MOST_ROWS + rows[chosen]
+    order = torch.where(better, value, -1).argsort(descending=True, stable=True)
+    groups, by_group = groups[order].sort(stable=True)
+    order = order[by_group]
+    chosen, better, new_key = chosen[order], better[order], _changes(groups // MOST_ROWS)
+    best = _changes(groups) & better
+    # How many of the best come before each, and before the first entry of its key.
+    before = best.cumsum(0) - best.long()
+    at_key = torch.where(new_key, before, 0).cummax(0).values if len(best) else before
+    return Contenders(entries, worth, chosen, keys[chosen], best, best & (before == at_key))
+
+
+def _changes(x: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Where a run of equal numbers begins."""
+    first = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    first[1:] = x[1:] != x[:-1]
+    return first
 
 
 def _take(entries: Entries, chosen: Tensor) -> Entries:

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from saescope.ops import SparseActs
+from saescope.features.index.hashing import MOST
+from saescope.ops import SparseActs, places, sizes_are_free
 
 BEFORE, AFTER = 23, 8
 """Tokens of a passage around the one that it was chosen for."""
@@ -31,7 +32,7 @@ class Contexts:
 
     def without(self, positions: Bool[Tensor, "n context_size"]) -> "Contexts":
         """Return the same firings with fewer positions counted."""
-        return replace(self, mask=self.mask & ~positions.to(self.mask.device))
+        return replace(self, mask=self.mask.to(positions.device) & ~positions)
 
     def to(self, device: torch.device) -> "Contexts":
         return Contexts(
@@ -44,7 +45,8 @@ class Contexts:
 
 @dataclass(frozen=True, slots=True)
 class Firings:
-    """Entries above zero at counted positions, sorted by feature, then context, then position."""
+    """Entries above zero at counted positions, sorted by feature, then context, then position.
+    Where their number is not free to know, entries of 0 follow them."""
 
     features: Int[Tensor, " n"]
     rows: Int[Tensor, " n"]
@@ -57,27 +59,35 @@ class Firings:
     def __len__(self) -> int:
         return len(self.values)
 
-    def select(self, keep: Tensor) -> "Firings":
-        """Take some of the firings, by mask or by index."""
-        return Firings(
-            self.features[keep], self.rows[keep], self.positions[keep], self.values[keep]
-        )
+    @property
+    def fire(self) -> Bool[Tensor, " n"]:
+        """Which are firings, and not what follows them."""
+        return self.values > 0
+
+    def first(self, n: int) -> "Firings":
+        """The first n, which are all that fire if there are so many."""
+        return Firings(self.features[:n], self.rows[:n], self.positions[:n], self.values[:n])
 
 
 def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firings:
     """List what fires at the counted positions."""
-    positions = acts.positions
-    keep = (mask.flatten()[positions] & (acts.values > 0)).nonzero()[:, 0]
-    positions, features = positions[keep], acts.features[keep].long()
+    positions, features, values = acts.positions, acts.features, acts.values
+    fire = mask.flatten()[positions] & (values > 0)
+    if sizes_are_free(fire.device):
+        kept = places(fire)
+        positions, features, values = positions[kept], features[kept], values[kept]
     # One key sorts by feature, then context, then position: `positions` here is row * context_size
     # + pos.
-    order = (features * mask.numel() + positions).argsort()
+    keys = features.long() * mask.numel() + positions
+    if not sizes_are_free(fire.device):
+        keys, values = torch.where(fire, keys, MOST), torch.where(fire, values, 0)
+    order = keys.argsort()
     positions = positions[order]
     return Firings(
-        features[order],
+        features[order].long(),
         positions // mask.shape[1],
         positions % mask.shape[1],
-        acts.values[keep][order].float(),
+        values[order].float(),
     )
 
 

@@ -2,15 +2,17 @@
 known to be silent."""
 
 from bisect import insort
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int16, Int32
+from jaxtyping import Bool, Int, Int16, Int32
 from torch import Tensor
 
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.firings import Contexts, Firings
 from saescope.features.index.hashing import MOST, hash_order
+from saescope.ops import places, sizes_are_free
 
 MOST_ENTRIES = 2**23
 """Firings kept in all, 6 bytes each: what bounds the memory where an SAE fires densely."""
@@ -28,6 +30,17 @@ class SampledContext(NamedTuple):
     n_counted: int
 
 
+class SampleDraw(NamedTuple):
+    """Contexts of a batch that belong to the sample."""
+
+    contexts: list[tuple[int, int]]
+    """The place of each in the random order, and the context."""
+    order: Int[Tensor, " n"]
+    """The firings in them, context by context and position by position, then all others."""
+    sizes: Int[Tensor, " twice_n"]
+    """How many firings there are in each, then how many positions count."""
+
+
 class ContextSample:
     """The first contexts of a random order of those that only quizzes may show: as many as the
     bounds allow."""
@@ -40,31 +53,57 @@ class ContextSample:
         """Contexts from here on in the order are out: one before them was."""
         self.n_entries = 0
 
-    def add(self, firings: Firings, contexts: Contexts) -> None:
-        """Take the contexts that belong here from a batch."""
+    def draw(self, firings: Firings, contexts: Contexts, mask: Bool[Tensor, "n _"]) -> SampleDraw:
+        """The contexts of a batch that belong here. `contexts` is where the host is, the mask of
+        their counted positions where the firings are."""
         order = hash_order(self.seed, contexts.hashes)
-        rows = (contexts.quiz & contexts.fresh & (order < self.end)).nonzero()[:, 0]
-        for row, place, context in zip(
-            rows.tolist(), order[rows].tolist(), contexts.hashes[rows].tolist(), strict=True
-        ):
-            here = firings.select((firings.rows == row).nonzero()[:, 0])
-            by_position = here.positions.argsort(stable=True)
-            features, positions = (
-                here.features[by_position].int().cpu(),
-                here.positions[by_position].short().cpu(),
-            )
-            insort(
-                self.kept,
-                SampledContext(place, context, features, positions, int(contexts.mask[row].sum())),
-                key=lambda c: c.order,
-            )
-            self.n_entries += len(here)
+        rows = places(contexts.quiz & contexts.fresh & (order < self.end))
+        drawn = zip(order[rows].tolist(), contexts.hashes[rows].tolist(), strict=True)
+        n, own = len(rows), rows.to(mask.device)
+        # [n_rows]: the number of each row's context among those drawn; n for one that is not.
+        numbers = torch.full((len(mask),), n, device=mask.device)
+        numbers[own] = torch.arange(n, device=mask.device)
+        number = torch.where(firings.fire, numbers[firings.rows], n)
+        counts = torch.zeros(n + 1, dtype=torch.int64, device=mask.device)
+        counts.index_add_(0, number, torch.ones_like(number))
+        order = (number * mask.shape[1] + firings.positions).argsort(stable=True)
+        return SampleDraw([*drawn], order, torch.cat([counts[:n], mask[own].sum(1)]))
+
+    def add(self, firings: Firings, draw: SampleDraw, sizes: Sequence[int]) -> None:
+        """Take what was drawn; `sizes` are those of the draw."""
+        n = len(draw.contexts)
+        order = draw.order[: sum(sizes[:n])]
+        features, positions = firings.features[order].int(), firings.positions[order].short()
+        parts = zip(
+            draw.contexts,
+            features.split(sizes[:n]),
+            positions.split(sizes[:n]),
+            sizes[n:],
+            strict=True,
+        )
+        for (place, context), of_features, at, n_counted in parts:
+            new = SampledContext(place, context, of_features, at, n_counted)
+            insort(self.kept, new, key=lambda c: c.order)
+            self.n_entries += len(of_features)
         # The random order decides, not the time of arrival: what is out of bounds once is out for
         # good, so any batching gives the same sample.
         while len(self.kept) > self.most_contexts or self.n_entries > self.most_entries:
             last = self.kept.pop()
             self.end = min(self.end, last.order)
             self.n_entries -= len(last.features)
+
+    def _settle(self) -> None:
+        """Move what is still on a device to the host, all in one."""
+        away = [i for i, c in enumerate(self.kept) if not sizes_are_free(c.features.device)]
+        sizes = [len(self.kept[i].features) for i in away]
+        if not away:
+            return
+        features, positions = (
+            torch.cat([getattr(self.kept[i], what) for i in away]).cpu().split(sizes)
+            for what in ("features", "positions")
+        )
+        for i, its_features, its_positions in zip(away, features, positions, strict=True):
+            self.kept[i] = self.kept[i]._replace(features=its_features, positions=its_positions)
 
     def arrays(self, d_sae: int, context_size: int) -> dict[str, Tensor]:
         """CSR by position: what fires at `i = n * context_size + pos` of the n-th context is
@@ -86,6 +125,7 @@ class ContextSample:
         }
 
     def _joined(self, what: str, dtype: torch.dtype) -> Tensor:
+        self._settle()
         return torch.cat([torch.zeros(0, dtype=dtype), *(getattr(c, what) for c in self.kept)])
 
     def state_dict(self) -> dict[str, Tensor]:

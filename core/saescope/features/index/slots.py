@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor
 
 from saescope.features.index.firings import WINDOW
+from saescope.ops import places, sizes_are_free
 
 
 class Entries(NamedTuple):
@@ -41,46 +42,54 @@ class SlotTable:
         return Entries(self.values[keys, -1], self.contexts[keys, -1], self.positions[keys, -1])
 
     def merge(
-        self, keys: Int[Tensor, " n"], new: Entries, priority: Priority, windows: Windows
+        self,
+        touched: Int[Tensor, " n_touched"],
+        local: Int[Tensor, " n"],
+        new: Entries,
+        *,
+        priority: Priority,
+        windows: Windows,
     ) -> None:
-        """Put new entries where they belong; `windows` is asked for those alone that got a
-        place."""
-        if not len(keys):
+        """Put new entries where they belong, each into the row `touched[local]`; `windows` is asked
+        for those that got a place, or for all where it is not free to know which."""
+        if not len(touched):
             return
         # Only the keys that get something are rewritten: [n_touched * n_slots] old entries, then
         # the [n] new ones.
-        touched, local = keys.unique(return_inverse=True)
-        old = Entries(*(x[touched].flatten() for x in (self.values, self.contexts, self.positions)))
-        n_old = len(old.values)
+        tables = (self.values, self.contexts, self.positions)
+        old = Entries(*(x[touched].flatten() for x in tables))
+        n_old, rows = len(old.values), torch.arange(len(touched), device=touched.device)
         # owners[i] is the row of `touched` that entry i competes in.
-        owners = torch.cat(
-            [torch.arange(len(touched), device=keys.device).repeat_interleave(self.n_slots), local]
-        )
+        owners = torch.cat([rows.repeat_interleave(self.n_slots), local])
         both = Entries(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
         worth = priority(touched[owners], both)
         # An empty place is worth less than anything, whatever the priority makes of its zeros.
-        worth[:n_old][old.values == 0] = -1
-        order, ranks = _ranked(owners, worth)
-        good = (ranks < self.n_slots) & (worth[order] >= 0)
-        # places: flat indices into [n_keys * n_slots]; no two entries have the same, as a rank is
-        # unique within its owner.
-        order, places = order[good], touched[owners[order[good]]] * self.n_slots + ranks[good]
-        kept = torch.zeros(len(order), WINDOW, dtype=torch.uint8, device=keys.device)
-        is_new = order >= n_old
-        # Entries that stay carry their window along; `order` below n_old counts the places of
-        # `touched` alone.
-        kept[~is_new] = self.windows[touched].flatten(0, 1)[order[~is_new]]
-        kept[is_new] = windows(order[is_new] - n_old)
-        self._write(touched, places, Entries(*(x[order] for x in both)), kept)
+        worth[:n_old].masked_fill_(old.values == 0, -1)
+        slots = _slots(owners, worth, len(touched), self.n_slots)
+        for table, entries in zip(tables, both, strict=True):
+            self._rewrite(table, touched, (owners, slots), entries)
+        got = slots[n_old:]
+        asked = (
+            places(got < self.n_slots)
+            if sizes_are_free(got.device)
+            else torch.arange(len(got), device=got.device)
+        )
+        # Entries that stay carry their window along.
+        self._rewrite(
+            self.windows,
+            touched,
+            (torch.cat([owners[:n_old], local[asked]]), torch.cat([slots[:n_old], got[asked]])),
+            torch.cat([self.windows[touched].flatten(0, 1), windows(asked)]),
+        )
 
-    def _write(self, touched: Tensor, places: Tensor, entries: Entries, kept: Tensor) -> None:
-        # Places that nothing takes must read as empty: the old values would make ghosts of entries
-        # that moved up.
-        self.values[touched] = 0
-        self.windows[touched] = 0
-        for table, entry in zip((self.values, self.contexts, self.positions), entries, strict=True):
-            table.view(-1)[places] = entry
-        self.windows.flatten(0, 1)[places] = kept
+    def _rewrite(
+        self, table: Tensor, touched: Tensor, where: tuple[Tensor, Tensor], entries: Tensor
+    ) -> None:
+        """Write rows anew, so that places that nothing takes read as empty. What got no place goes
+        into one slot too many, which is cut off."""
+        rows = table.new_zeros(len(touched), self.n_slots + 1, *table.shape[2:])
+        rows[where] = entries
+        table[touched] = rows[:, : self.n_slots]
 
     def arrays(self) -> dict[str, Tensor]:
         return {
@@ -95,13 +104,18 @@ class SlotTable:
             array.copy_(state[name])
 
 
-def _ranked(owners: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """Entries by owner, the worthiest first, and the place of each in its owner's list."""
+def _slots(
+    owners: Int[Tensor, " n"], worth: Int[Tensor, " n"], n_owners: int, n_slots: int
+) -> Int[Tensor, " n"]:
+    """The slot of each entry among its owner's, the worthiest first; `n_slots` for none."""
     # Sorted by worth, then stably by owner: within an owner the worthiest stays first, and equals
     # keep their order.
     order = worth.argsort(descending=True, stable=True)
-    order = order[owners[order].argsort(stable=True)]
-    sizes = torch.bincount(owners)
+    sorted_owners, by_owner = owners[order].sort(stable=True)
+    order = order[by_owner]
     # Where the owner of each sorted entry begins; the distance to it is the rank.
-    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return order, torch.arange(len(order), device=order.device) - starts
+    rows = torch.arange(n_owners, device=owners.device)
+    starts = torch.searchsorted(sorted_owners, rows)[sorted_owners]
+    ranks = torch.arange(len(order), device=order.device) - starts
+    good = (ranks < n_slots) & (worth[order] >= 0)
+    return torch.empty_like(order).index_copy_(0, order, torch.where(good, ranks, n_slots))

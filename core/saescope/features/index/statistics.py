@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.features.index.firings import Firings
-from saescope.ops import TYPICAL
+from saescope.ops import TYPICAL, places
 
 QUARTERS, N_BINS = 4, 40
 """Bins of an octave, and of a histogram, as it is shown."""
@@ -44,6 +44,14 @@ def scale_of(values: Float[Tensor, " n"]) -> OctaveBins:
     return OctaveBins(exponent.long() - 1, torch.bucketize(mantissa, edges, right=True))
 
 
+class Growth(NamedTuple):
+    """What a batch makes of the maxima."""
+
+    maxima: Float[Tensor, " d_sae"]
+    n_octaves: Int[Tensor, " d_sae"]
+    """By how many octaves each grows; 0 for a feature that had none."""
+
+
 class FeatureStatistics:
     """Sums over all counted positions; `BYTES` of memory a feature."""
 
@@ -61,8 +69,17 @@ class FeatureStatistics:
         """The octave of each feature's maximum."""
         return scale_of(self.maxima).octave
 
-    def add(self, firings: Firings, n_tokens: int) -> None:
-        """Count a batch with `n_tokens` counted positions."""
+    def growth(self, firings: Firings) -> Growth:
+        """What a batch makes of the maxima; nothing is counted yet."""
+        maxima = self.maxima.scatter_reduce(0, firings.features, firings.values, "amax")
+        n_octaves = scale_of(maxima).octave - self.top_octave
+        return Growth(maxima, torch.where(self.maxima > 0, n_octaves, 0))
+
+    def add(
+        self, firings: Firings, n_tokens: int, growth: Growth, n_grown: int | None = None
+    ) -> None:
+        """Count a batch with `n_tokens` counted positions, by whose growth the maxima of `n_grown`
+        features come into a higher octave."""
         self.n_tokens += n_tokens
         ones = torch.ones_like(firings.features)
         self.n_fired.index_add_(0, firings.features, ones)
@@ -71,11 +88,9 @@ class FeatureStatistics:
         self.sums.index_put_((firings.features,), firings.values.double(), accumulate=True)
         # The bins hang from the octave of the maximum: as it grows, what was counted moves down
         # before anything new is counted.
-        before, fired = self.top_octave, self.maxima > 0
-        self.maxima.scatter_reduce_(0, firings.features, firings.values, "amax")
-        top = self.top_octave
-        self._shift(torch.where(fired, top - before, 0))
-        scale = scale_of(firings.values)
+        self.maxima.copy_(growth.maxima)
+        self._shift(growth.n_octaves, places(growth.n_octaves > 0, n_grown))
+        top, scale = self.top_octave, scale_of(firings.values)
         bins = _bins(top[firings.features] - scale.octave, scale.step)
         # [d_sae, n_bins] as one long vector, so that feature and bin are one index. Integers: the
         # order of adding is no matter.
@@ -117,10 +132,9 @@ class FeatureStatistics:
         centres = torch.where(bin_ > 0, centres.minimum(self.maxima), 0)
         return torch.where(rank >= self.n_fired - 1, self.maxima, centres)
 
-    def _shift(self, n_octaves: Int[Tensor, " d_sae"]) -> None:
+    def _shift(self, n_octaves: Int[Tensor, " d_sae"], grown: Int[Tensor, " n_grown"]) -> None:
         """Room above for features whose maximum grew; what leaves below is counted in the lowest
         bin."""
-        grown = n_octaves.nonzero()[:, 0]
         old = self.counts[grown]
         depth, step = _places(old.device)
         # [n_grown, n_counted]: where each bin's count goes; several meet in the lowest, so it is

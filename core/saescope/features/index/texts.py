@@ -24,7 +24,6 @@ class ContextLog:
     the run resumes from it."""
 
     def __init__(self, folder: Path, *, n_contexts: int = 0) -> None:
-        self.n_contexts = n_contexts
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.file = folder / "contexts.db"
@@ -34,9 +33,8 @@ class ContextLog:
                 "CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash "
                 "INTEGER UNIQUE, ids BLOB)"
             )
-            # Rows after the checkpoint belong to batches that will be read again; kept, they would
-            # not be fresh any more.
-            self._database.execute("DELETE FROM contexts WHERE number >= ?", (n_contexts,))
+            # Rows after the checkpoint belong to batches that will be read again.
+            self._forget(n_contexts)
             self._database.execute("BEGIN")
 
     def add(
@@ -55,6 +53,22 @@ class ContextLog:
                 )
                 self.n_contexts += 1
         return torch.tensor(fresh, dtype=torch.bool)
+
+    @contextmanager
+    def unless(self, error: type[Exception]) -> Generator[None]:
+        """What the block adds is forgotten if it raises this error."""
+        before = self.n_contexts
+        try:
+            yield
+        except error:
+            with _disk_errors(self.file.parent):
+                self._forget(before)
+            raise
+
+    def _forget(self, n_contexts: int) -> None:
+        # Kept, what comes again would not be fresh any more.
+        self._database.execute("DELETE FROM contexts WHERE number >= ?", (n_contexts,))
+        self.n_contexts = n_contexts
 
     def commit(self) -> None:
         """All contexts so far are on disk after this."""

@@ -18,7 +18,7 @@ from tests.core.oracle import Family, make_sae
 
 import saescope as ss
 from saescope.cancel import cancellable
-from saescope.errors import ConfigError, FormatError, MismatchError
+from saescope.errors import ConfigError, FormatError, MismatchError, NumericError
 from saescope.features.index import (
     FeatureIndex,
     IndexConfig,
@@ -146,6 +146,26 @@ def test_cancelled_in_a_forward_pass_it_loses_nothing(gpt2: Family, tmp_path: Pa
     )
     resumed.go()
     assert same(straight, resumed.indexes()[0])
+
+
+def test_what_was_not_finite_once_is_read_again(
+    gpt2: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = saes_of(gpt2)[2]
+    straight = index_features(gpt2.model, sae, dataset(), root=tmp_path / "straight", **settings())
+    run, stop = IndexRun(gpt2.model, [sae], dataset(), CFG, root=tmp_path), threading.Event()
+    assert run.go(report=stops_after(1, stop), stop=stop).state == "stopped"
+    harvester = run.harvester
+
+    def broken(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: x / 0 for name, x in harvester(ids).items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "harvester", broken)
+        with pytest.raises(NumericError, match="not finite"):
+            run.go()
+    run.go()
+    assert same(run.indexes()[0], straight)
 
 
 def test_several_saes_in_one_pass_are_each_alone(gpt2: Family, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import accelerator
 from torch import Tensor
 
 from saescope.features.index import IndexConfig
@@ -188,6 +189,21 @@ def test_the_order_and_the_batches_of_the_contexts_do_not_matter(
             )
 
 
+def test_an_accelerator_gathers_the_same_and_its_host_waits_once_a_batch(
+    text: Text, whole: Accumulator
+) -> None:
+    with accelerator.plugged_in() as card:
+        other = Accumulator(D_SAE, CFG, accelerator.DEVICE)
+        for rows in in_batches(list(range(N_CONTEXTS)), 4):
+            acts, contexts = text.batch(rows)
+            there = acts.to(accelerator.DEVICE)
+            card.forget()
+            other.add(there, contexts)
+            assert card.waits.total() == 1
+        gathered = {name: tensor.cpu() for name, tensor in other.state_dict().items()}
+    assert same(gathered, whole.state_dict())
+
+
 def test_a_context_that_comes_again_is_counted_but_no_example(
     text: Text, whole: Accumulator
 ) -> None:
@@ -251,7 +267,9 @@ def test_the_sample_is_the_start_of_a_random_order_that_fits(text: Text) -> None
         sample = ContextSample(CFG, most_entries=most_entries)
         for rows in in_batches(list(range(N_CONTEXTS)), 7):
             acts, contexts = text.batch(rows)
-            sample.add(firings_of(acts, contexts.mask), contexts)
+            firings = firings_of(acts, contexts.mask)
+            draw = sample.draw(firings, contexts, contexts.mask)
+            sample.add(firings, draw, draw.sizes.tolist())
         order = mixed(text.hashes + _step(CFG.seed))
         rows = [i for i in order.argsort().tolist() if text.quiz[i]]
         sizes = [int((text.counted[i] > 0).sum()) for i in rows]
@@ -313,6 +331,10 @@ def test_memory_is_bounded_and_as_stated() -> None:
     )
 
 
+def count(statistics: FeatureStatistics, firings: Firings) -> None:
+    statistics.add(firings, len(firings), statistics.growth(firings))
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("outlier", [17.0, 150.0, 5000.0, 1e9])
 def test_an_outlier_leaves_the_typical_activation_as_it_is_or_it_is_not_known(
@@ -325,7 +347,7 @@ def test_an_outlier_leaves_the_typical_activation_as_it_is_or_it_is_not_known(
     statistics = FeatureStatistics(1, torch.device("cpu"))
     for part in (values.flip(0) if first else values).split(700):
         nowhere = torch.zeros(len(part), dtype=torch.int64)
-        statistics.add(Firings(nowhere, nowhere, nowhere, part), len(part))
+        count(statistics, Firings(nowhere, nowhere, nowhere, part))
     expected = np.percentile(values.numpy(), 99) if outlier < 1e9 else 0
     assert float(statistics.typical()) == pytest.approx(expected, rel=0.02)
 
@@ -333,7 +355,7 @@ def test_an_outlier_leaves_the_typical_activation_as_it_is_or_it_is_not_known(
 def test_a_percentile_between_the_lowest_bin_and_a_higher_one_is_not_known() -> None:
     values = torch.cat([torch.ones(198), torch.tensor([3.0, 20_000.0])])
     statistics, nowhere = FeatureStatistics(1, torch.device("cpu")), torch.zeros(200).long()
-    statistics.add(Firings(nowhere, nowhere, nowhere, values), 200)
+    count(statistics, Firings(nowhere, nowhere, nowhere, values))
     assert float(statistics.typical()) == 0
 
 
@@ -350,7 +372,7 @@ def test_the_typical_activation_is_numpys_99th_percentile_to_2_percent(
         features = torch.randint(n_features, (n,), generator=generator).sort().values
         values = (torch.randn(n, generator=generator) * spread + 0.2 * batch).exp()
         nowhere = torch.zeros_like(features)
-        statistics.add(Firings(features, nowhere, nowhere, values), n)
+        count(statistics, Firings(features, nowhere, nowhere, values))
         every.append((features, values))
     features, values = (torch.cat(parts) for parts in zip(*every, strict=True))
     typical = statistics.typical()
