@@ -54,6 +54,8 @@ async def test_a_strength_that_will_do_leads_to_a_text_and_none_to_a_search(
         assert reply["next"][0].startswith("steer_generate(")
     back = await call(tiny, "steer_search", sae=sae, **(ASKED | more), sign="lower")
     assert back["verdict"] == "none" and back["next"][0].startswith("find_features(")
+    said = json.dumps(more["concept"], ensure_ascii=False)
+    assert f'causes={said}, sign="lower"' in back["next"][0]
     assert "other search" in back["warnings"][-1]
 
 

@@ -181,7 +181,8 @@ def _next(request: SteerSearch, done: "StrengthSearch") -> list[str]:
     level = done.verdict.level
     if done.strength is None or level in (Steerability.NONE, Steerability.NOT_BETTER):
         sae = request.handles[0]
-        return [next_call("find_features", sae=sae, causes=request.concept[:3])]
+        sign = {"sign": request.sign} if request.sign != "raise" else {}
+        return [next_call("find_features", sae=sae, causes=request.concept, **sign)]
     features = [
         as_argument(each) | {"strength": float(f"{each.strength * done.strength:.4g}")}
         for each in request.features
