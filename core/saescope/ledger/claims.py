@@ -12,9 +12,10 @@ from saescope.ledger.findings import findings
 from saescope.ledger.firing import tells
 from saescope.ledger.found import NEUTRAL, same_words, tokens_in
 from saescope.ledger.looks import Looked, unlisted
+from saescope.ledger.naming import is_english
 from saescope.ledger.sentences import measured, quantity, sentence
 from saescope.ledger.telling import refusals
-from saescope.ledger.words import is_of_logits
+from saescope.ledger.words import is_of_logits, plain
 from saescope.records.claims import (
     CheckedResult,
     ClaimVerdict,
@@ -32,6 +33,9 @@ SEEN, CORRELATES, INTERVENED, CONTROLLED, REPLICATED = range(len(LEVELS))
 MOST_TOLD = 3
 """Findings that are told in words beneath a claim."""
 HASH_DIGITS = 8
+NOT_ENGLISH = (
+    "the words were not checked, as they do not seem to be English: its fields and numbers were"
+)
 
 
 def judge_claim(
@@ -301,6 +305,7 @@ class _Case:
         """The whole answer."""
         level, reasons = self.allowed
         refused = self._refusals(level, reasons)
+        reasons = [*reasons, *self._unread]
         asked = LEVELS.index(self.claim.level)
         if asked > level >= 0:
             reasons = [f"{self.claim.level} was asked for; {LEVELS[level]} is shown", *reasons]
@@ -317,11 +322,23 @@ class _Case:
             looks=self.looks,
         )
 
+    @property
+    def _unread(self) -> list[str]:
+        """What is said of a sentence whose words cannot be looked up."""
+        return [] if is_english(plain(self.claim.text)) else [NOT_ENGLISH]
+
     def _refusals(self, level: int, reasons: Sequence[str]) -> list[str]:
         claim = self.claim
-        said = [[entry.arguments, entry.summary] for entry in self.named]
-        quotable = [*_texts_of(said)]
-        found = refusals(claim, self.supports, level=level, order=LEVELS, quotable=quotable)
+        ps = [self.looks.p, self.looks.corrected]
+        ps += [each.p for each in self.supports if each.level == "controlled"]
+        found = refusals(
+            claim,
+            self.supports,
+            level=level,
+            order=LEVELS,
+            named=self.named,
+            ps=[p for p in ps if p is not None],
+        )
         if level >= 0:
             return found
         return found if reasons else [*found, "no result that it names supports it"]
@@ -338,7 +355,8 @@ class _Case:
         looks = f" {self._looks_told}." if claim.direction != "fires" else ""
         what = f"{LEVELS[level]}{_over(rests)}, feature {claim.feature} of {of}"
         ids = ", ".join(each.result_id for each in rests)
-        return f"{claim.text}\n[{what}: {told}.{looks} Results {ids}]"
+        unread = "".join(f" Of the sentence {each}." for each in self._unread)
+        return f"{claim.text}\n[{what}: {told}.{looks}{unread} Results {ids}]"
 
     @property
     def _looks_told(self) -> str:
@@ -403,11 +421,3 @@ def _over(rests: Sequence[FeatureTest]) -> str:
     named = {same_words(each) for test in rests for each in test.prompts if each != NEUTRAL}
     n = len(named) + max((t.n_prompts for t in rests if NEUTRAL in t.prompts), default=0)
     return f" on {n} prompt{'s' * (n != 1)}" if n else ""
-
-
-def _texts_of(value: object) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts_of(item)

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from saescope.ledger.entry import KeptEntry
 from saescope.ledger.found import same_words, tokens_in
+from saescope.ledger.naming import other_models, other_units, unknown_numbers, wrong_ps
 from saescope.ledger.words import (
     absolute_words,
     compares,
@@ -11,6 +13,7 @@ from saescope.ledger.words import (
     factors_told,
     is_of_size,
     layers_named,
+    nats_in_words,
     nats_told,
     other_features,
     plain,
@@ -29,15 +32,24 @@ def refusals(
     *,
     level: int,
     order: tuple[str, ...],
-    quotable: Sequence[str],
+    named: Sequence[KeptEntry],
+    ps: Sequence[float],
 ) -> list[str]:
-    """Why a claim's text may not stand above its fields; `quotable` is what its results were
-    given, and their summaries."""
+    """Why a claim's text may not stand above its fields; `ps` are the p values that its results and
+    looks have."""
+    quotable = [*_texts_of([[entry.arguments, entry.summary] for entry in named])]
     text = plain(claim.text)
     found = [*_beside_fields(claim, text, quotable), *_direction(claim, text)]
+    found += _models(claim, text, named)
     if level < 0:
         return found
-    found += [*_numbers(text, supports), *_shares(text, quotable)]
+    found += [*_numbers(text, supports), *_sizes(claim, text, supports), *_shares(text, quotable)]
+    found += [f"the text says {p!r}, which is no p of its results" for p in wrong_ps(text, ps)]
+    documents = [[entry.arguments, entry.document] for entry in named]
+    found += [
+        f"the text has the number {each}, which none of its results has"
+        for each in unknown_numbers(text, documents)
+    ]
     above: dict[str, list[str]] = {}
     for word, needed in words_above(text, level, order):
         above.setdefault(needed, []).append(repr(word))
@@ -101,6 +113,36 @@ def _numbers(text: str, supports: Sequence[FeatureTest]) -> Iterator[str]:
         if not is_of_size(told, sizes):
             there = ", ".join(f"{size:+.3g}" for size in sizes[:3])
             yield f"the text says {told} nats, its results say {there or 'no size'}"
+
+
+def _models(claim: FeatureClaim, text: str, named: Sequence[KeptEntry]) -> Iterator[str]:
+    """Models that its results are not of."""
+    origins = [entry.document.get("provenance") or {} for entry in named]
+    own = [claim.sae, *(origin.get("model", "") for origin in origins)]
+    for other in other_models(text, own):
+        yield f"the text names the model {other}, its results are of {claim.sae.partition('/')[0]}"
+
+
+def _sizes(claim: FeatureClaim, text: str, supports: Sequence[FeatureTest]) -> Iterator[str]:
+    """Sizes with the sign of the other direction, or in units that its results do not have."""
+    way = "-" if claim.direction == "lowers" else "+"
+    for told in nats_told(text):
+        sign = told[0].replace("\N{MINUS SIGN}", "-")
+        same = [test.size for test in supports if test.size and (test.size > 0) == (sign == "+")]
+        if sign in "+-" and sign != way and not is_of_size(told, same):
+            yield f"the text says {told} nats, the claim that it {claim.direction} it"
+    for words in nats_in_words(text):
+        yield f"the text tells a size in words: {words!r}"
+    for unit in other_units(text):
+        yield f"the text tells a size in {unit}, its results are in nats or logits"
+
+
+def _texts_of(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts_of(item)
 
 
 def _shares(text: str, quotable: Sequence[str]) -> Iterator[str]:

@@ -33,7 +33,8 @@ _ABSOLUTE = re.compile(
     r"\b(?:always|never|in general|universal(?:ly)?|(?:every|all|any) (?:prompts?|texts?|contexts?|"
     r"cases?|(?:\w+ )?(?:languages|words|tokens|models))|(?:every|any) time|everywhere|"
     r"whatever the (?:prompt|text)|without exception|regardless|no matter|"
-    r"across (?:all )?(?:contexts|prompts)|"
+    r"across (?:all )?(?:contexts|prompts|models|layers)|(?:other|larger|smaller|most|many) models|"
+    r"in (?:large )?language models|"
     r"certain(?:ly|ty)|impossible|cannot|needed|the mechanism|(?:it|feature \d+) alone|"
     r"proves?|proven|proof|necessary|sufficient|essential|indispensable|crucial|required|"
     r"guarantee\w*|sole(?:ly)?|exclusive(?:ly)?|unique(?:ly)?|the only|only (?:this|the|feature)|"
@@ -83,17 +84,28 @@ _MANY = {"many": 5, "dozen": 12, "hundred": 100, "thousand": 1000}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?) ?(?:%|per ?cent\b)", re.IGNORECASE)
 _FACTOR = re.compile(
     r"\b(?:doubl|tripl|quadrupl|halv)(?:es|ed|ing)\b|\b\w+fold\b|"
-    r"\b(?:times|twice) (?:as|more|less|likelier)\b",
+    r"\b(?:times|twice) (?:as|more|less|likelier)\b|"
+    r"\b\d[\d.,]*[- ]?(?:fold|[x\N{MULTIPLICATION SIGN}])(?!\w)|"
+    r"\bby (?:a )?half\b|\b(?:a|one|two|three)[ -](?:third|quarter|fifth|tenth)s?\b",
     re.IGNORECASE,
 )
 _NATS = re.compile(r"([+\N{MINUS SIGN}-]?\d+(?:\.\d+)?) nats?\b", re.IGNORECASE)
+_NATS_IN_WORDS = re.compile(
+    rf"\b(?:one|{'|'.join(_NUMBERS)}|dozen|hundred|thousand|half a|several|many) nats?\b",
+    re.IGNORECASE,
+)
 _QUOTED = re.compile(
     r"(?<!\w)'([^'\n]+)'(?!\w)|\"([^\"\n]+)\"|`([^`\n]+)`|\N{LEFT DOUBLE QUOTATION MARK}([^\n]+?)"
     r"\N{RIGHT DOUBLE QUOTATION MARK}|\N{LEFT SINGLE QUOTATION MARK}([^\n]+?)"
     r"\N{RIGHT SINGLE QUOTATION MARK}(?!\w)|\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}([^\n]+?)"
     r"\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}"
 )
-_LAYER = re.compile(r"\b(?:layer|block)s?\s*(?:no\.?|number|#)?\s*(\d+)", re.IGNORECASE)
+_LAYER = re.compile(
+    r"\b(?:layer|block)s?[-.\s]*(?:no\.?|number|#)?\s*"
+    r"(\d+(?:(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|to)\s+|\s*[/&-]\s*)\d+)*)"
+    r"|\b(\d+)(?:st|nd|rd|th) (?:layer|block)\b",
+    re.IGNORECASE,
+)
 _LOGIT = re.compile(r"\blogits?\b", re.IGNORECASE)
 _CHANCE = re.compile(r"prob|likel", re.IGNORECASE)
 
@@ -156,7 +168,9 @@ def quoted(text: str) -> list[str]:
 
 def layers_named(text: str) -> list[int]:
     """The layers that a text names."""
-    return [int(match[1]) for match in _LAYER.finditer(text)]
+    return [
+        int(n) for match in _LAYER.finditer(text) for n in re.findall(r"\d+", match[1] or match[2])
+    ]
 
 
 def prompts_told(text: str) -> int:
@@ -176,6 +190,11 @@ def nats_told(text: str) -> list[str]:
     return [match[1] for match in _NATS.finditer(text)]
 
 
+def nats_in_words(text: str) -> list[str]:
+    """Sizes in nats that are told without a number."""
+    return [match[0] for match in _NATS_IN_WORDS.finditer(text)]
+
+
 def shares_told(text: str) -> list[str]:
     """The percentages that a text names, without their sign."""
     return [match[1] for match in _SHARE.finditer(text)]
@@ -191,6 +210,14 @@ def is_of_size(told: str, sizes: Iterable[float]) -> bool:
     number = told.lstrip("+-\N{MINUS SIGN}")
     half = 0.5 * 10.0 ** -len(number.partition(".")[2])
     return any(abs(abs(size) - float(number)) <= half + 1e-3 * abs(size) for size in sizes)
+
+
+def without_places(text: str) -> str:
+    """A text without the numbers that say of which feature, layer and prompts it is, and without
+    its nats and shares."""
+    for each in (_NAMED, _LAYER, _PROMPTS, _NATS, _SHARE):
+        text = each.sub(" ", text)
+    return text
 
 
 def is_of_logits(text: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from saescope.errors import ArgumentError
 from saescope.ledger import KeptEntry, findings, judge_claim
-from saescope.ledger.claims import LEVELS
+from saescope.ledger.claims import LEVELS, NOT_ENGLISH
 from saescope.ledger.sentences import sentence
 from saescope.ledger.statistics import beside, student
 from saescope.ledger.words import (
@@ -50,7 +50,11 @@ def pushed(effect: float = 3.0, *, prompt: str = "On the", **more: Any) -> KeptE
             "touched": True,
             "control": control | more.pop("control", {}),
             "before": {"target": {"token": " sea", "id": 9}, "against": None},
-            "provenance": {"sae": "m/1.x", "weights_hash": more.pop("weights", "a" * 64)},
+            "provenance": {
+                "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+                "sae": "m/1.x",
+                "weights_hash": more.pop("weights", "a" * 64),
+            },
         },
     )
 
@@ -312,13 +316,30 @@ def test_what_stands_in_quotes_is_told_from_apostrophes() -> None:
         ("It raises « land ».", "another token"),
         ("It raises ' sea' regardless of the prompt.", "'regardless'"),
         ("It raises ' sea' in all languages.", "'all languages'"),
+        ("It raises ' sea' (p = 0.001).", "says 'p = 0.001'"),
+        ("It raises ' sea', p < 1e-9.", "says 'p < 1e-9'"),
+        ("In GPT-2 it raises ' sea'.", "the model GPT-2"),
+        ("In SmolLM2-360M it raises ' sea'.", "the model SmolLM2-360M"),
+        ("In Gemma 2 2B it raises ' sea'.", "the model Gemma 2 2B"),
+        ("It raises ' sea' in larger models.", "'larger models'"),
+        ("It raises ' sea' by 3.4.", "the number 3.4"),
+        ("It raises ' sea' beyond 91 random features.", "the number 91"),
+        ("It raises ' sea' by -3 nats.", "-3 nats, the claim that it raises it"),
+        ("It raises ' sea' by 3 bits.", "a size in bits"),
+        ("It raises ' sea' by four nats.", "'four nats'"),
+        ("It makes ' sea' 5x as likely.", "a factor"),
+        ("It raises ' sea' by half.", "a factor"),
+        ("In the 4th layer it raises ' sea'.", "layer 4, the SAE is of layer 1"),
+        ("In layers 1 and 4 it raises ' sea'.", "layer 4, the SAE is of layer 1"),
     ],
 )
 def test_a_sentence_that_says_something_else_than_its_fields_is_refused(
     text: str, why: str
 ) -> None:
     done = judge_claim(replace(CLAIM, text=text), [pushed()])
-    assert done.verdict == "refused" and why in done.reasons[0], done.reasons
+    assert done.verdict == "refused" and len(done.reasons) == 1 and why in done.reasons[0], (
+        done.reasons
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,8 +349,28 @@ def test_a_sentence_that_says_something_else_than_its_fields_is_refused(
         "After 'On the' it raises the log-probability of ' sea' by about 3.0 nats on one prompt.",
         'In layer 1 of the model, feature 3 raises "sea".',
         "Removing it makes ' sea' less likely.",
+        "In SmolLM2 135M it raises ' sea' further than 19 random features (p < 0.05).",
+        "Adding 2 times its typical activation raises ' sea' by +3 nats, p = 1.5e-05.",
     ],
 )
 def test_a_sentence_that_says_what_its_fields_say_stands(text: str) -> None:
     done = judge_claim(replace(CLAIM, text=text), [pushed()])
-    assert done.verdict == "stands", done.reasons
+    assert done.verdict == "stands" and not done.reasons, done.reasons
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Feature 3 erh\u00f6ht die Wahrscheinlichkeit von ' sea'.",
+        "Das Merkmal verursacht ' sea' immer.",
+        "La feature 3 augmente la probabilit\u00e9 de ' sea'.",
+        "It c\u0430uses ' sea'.",
+    ],
+)
+def test_of_a_sentence_that_is_not_english_it_is_said_that_its_words_were_not_checked(
+    text: str,
+) -> None:
+    done = judge_claim(replace(CLAIM, text=text), [pushed()])
+    assert done.reasons == (NOT_ENGLISH,) and NOT_ENGLISH in done.printed
+    wrong = judge_claim(replace(CLAIM, text=f"{text} 7.3"), [pushed()])
+    assert wrong.verdict == "refused" and "the number 7.3" in wrong.reasons[0]
