@@ -353,6 +353,18 @@ def test_a_loss_that_is_not_finite_stops_a_training_at_the_next_point(
 
 
 @pytest.mark.slow
+def test_a_token_makes_the_host_wait_once_and_once_for_each_row_that_is_steered(
+    card: accelerator.Card, there: Bench
+) -> None:
+    def steer(n: int) -> None:
+        ss.steer(there.model, there.sae, there.tokens(TEXT)[0], [EDIT], max_new_tokens=n)
+
+    steer(1)  # what is found out once a model
+    few, many = (waits(card, lambda n=n: steer(n)) for n in (2, 6))
+    assert (many - few) / 4 <= 1 + 3  # the steered text and two controls
+
+
+@pytest.mark.slow
 def test_an_index_makes_the_host_wait_twice_a_batch(
     card: accelerator.Card, there: Bench, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.finite import finite_together
 from saescope.hooks import edit_activations
 from saescope.metrics import kl_divergence, log_mass
 from saescope.precision import wide
@@ -104,16 +105,18 @@ def write(
     with steered_by(stack, plans, cursor):
         for _ in range(n_new):
             cursor.start = ids.shape[1] - 1 if past is not None else 0
-            logits, past = model.forward(
-                ids[:, cursor.start :], past=past, use_cache=use_cache, last=1
-            )
-            chosen = _choose(logits[:, -1], sampling.temperature, rngs)
+            with finite_together() as checks:
+                logits, past = model.forward(
+                    ids[:, cursor.start :], past=past, use_cache=use_cache, last=1
+                )
+                chosen = _choose(logits[:, -1], sampling.temperature, rngs)
+                done |= torch.isin(chosen, stop)
+                (all_done,) = checks.ask(done.all())
             ids = torch.cat([ids, chosen[:, None]], dim=1)
             special = torch.isin(chosen, model.tokenizer.special_ids.to(chosen))
             cursor.mask = torch.cat([cursor.mask, ~special[:, None]], dim=1)
-            done |= torch.isin(chosen, stop)
             sampling.advance(1)
-            if bool(done.all()):
+            if all_done:
                 break
     sampling.advance(sampling.max_new_tokens - (ids.shape[1] - len(prompt)))
     return [_until_stop(row, stop) for row in ids[:, len(prompt) :]]
