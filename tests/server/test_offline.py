@@ -182,7 +182,7 @@ def test_no_command_and_no_tool_uses_the_network(
 ) -> None:
     wanted = commands(sae_dir, glass_dir)
     named = set(typer.main.get_group(app).commands)
-    assert {words[0] for words in wanted} == named - {"serve", "view"}
+    assert {words[0] for words in wanted} == named - {"serve", "view", "warm"}
     assert {tool.name.replace("_", "-") for tool in ALL_TOOLS} < named
     done = outcomes(wanted, audited)
     check_refusals(done)

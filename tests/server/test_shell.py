@@ -138,7 +138,7 @@ def test_an_error_names_options_where_a_call_names_arguments() -> None:
 
 def test_every_tool_has_a_group_a_line_and_an_example() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted([*VERBS, "demo", "doctor", "serve", "view"])
+    assert sorted(grouped) == sorted([*VERBS, "demo", "doctor", "serve", "view", "warm"])
     for tool in ALL_TOOLS:
         assert tool.group
         if tool.group is not Group.BASE:

@@ -41,7 +41,7 @@ def call(
 ) -> Outcome:
     """The tool's outcome, or that of the load before it if that failed."""
     state = AppState(settings or person_settings())
-    return settled(state, anyio.run(partial(_call, state, tool, arguments, loading, say)))
+    return settled(state, anyio.run(partial(answer, state, tool, arguments, loading, say)))
 
 
 def settled(state: AppState, outcome: Outcome) -> Outcome:
@@ -84,13 +84,15 @@ async def with_progress(
     raise AssertionError("a task group does not swallow what its body raises")
 
 
-async def _call(
+async def answer(
     state: AppState,
     tool: Tool,
     arguments: dict[str, Any],
     loading: Mapping[str, Any],
     say: Say,
 ) -> Outcome:
+    """The tool's outcome, or that of the load before it if that failed."""
+
     async def work() -> Outcome:
         if refused := _refused(state, tool, arguments):
             return refused

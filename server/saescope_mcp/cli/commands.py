@@ -115,6 +115,21 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(serve(context.args))
 
 
+def _warm(**loading: Any) -> None:
+    """Keep an SAE and its model in memory: commands in other terminals answer at once, with the
+    same numbers. One at a time; Ctrl-C ends it."""
+    from saescope_mcp.cli.calls import sparing
+    from saescope_mcp.cli.keeping import keep
+
+    raise typer.Exit(keep(arguments_from(VERBS["load_sae"], loading), sparing(_say)))
+
+
+def _with_options(function: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Give a function of keywords the options that typer is to read."""
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    function.__dict__["__signature__"] = inspect.Signature(parameters)
+
+
 def command_for(verb: Verb) -> Callable[..., None]:
     """Make a function that typer can turn into a command."""
 
@@ -142,8 +157,7 @@ def command_for(verb: Verb) -> Callable[..., None]:
     parameters += [_switch("open_it", OpenIt)] if verb.draws else []
     parameters.append(_switch("as_json", AsJson))
     command.__doc__ = description_in_shell(verb)
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__signature__ = inspect.Signature(parameters)
+    _with_options(command, parameters)
     return command
 
 
@@ -175,6 +189,7 @@ def _outcome(
     from saescope_mcp.cli.calls import call, sparing
     from saescope_mcp.cli.following import start_and_follow
     from saescope_mcp.cli.terminal import Terminal
+    from saescope_mcp.cli.warm import Asked, work_of_another
     from saescope_mcp.replies import refusal
 
     tool = next(tool for tool in ALL_TOOLS if tool.name == verb.tool)
@@ -183,7 +198,9 @@ def _outcome(
         if verb.tool in OUTLIVE:
             console = Terminal(stderr=True, quiet=as_json)
             return start_and_follow(tool, arguments, of_load, console=console, say=say)
-        return call(tool, arguments, of_load, say)
+        asked = Asked(verb.tool, arguments, of_load)
+        done = work_of_another(asked, say) if verb.loads_first else None
+        return done or call(tool, arguments, of_load, say)
     except ConfigError as error:
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
 
@@ -215,5 +232,7 @@ def _say(message: str) -> None:
     sys.stderr.flush()
 
 
+_with_options(_warm, options_of(VERBS["load_sae"], *LOADING))
+app.command("warm", short_help="Keep a model in memory, so that commands answer at once.")(_warm)
 for _verb in VERBS.values():
     app.command(_verb.command, cls=ToolCommand, short_help=SHORT[_verb.tool])(command_for(_verb))

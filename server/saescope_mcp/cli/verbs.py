@@ -28,7 +28,7 @@ _ORDER = (
 _OF_NO_GROUP: Mapping[str, tuple[str, ...]] = {
     "start": ("demo", "doctor", "find_saes", "load_sae"),
     "train": ("job_status", "cancel_job"),
-    "read": ("view",),
+    "read": ("view", "warm"),
     "serve": ("serve", "server_status", "unload"),
 }
 """Where a person looks for what every server has, and for what is no tool."""

@@ -1,0 +1,153 @@
+"""The process of `saescope warm`: a model and an SAE in memory, and one command at a time."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+
+from saescope.errors import ConfigError
+from saescope.names import home
+from saescope.progress import Say
+from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Outcome
+from saescope_mcp.cli.calls import (
+    FOREVER_S,
+    LOAD_SAE,
+    answer,
+    person_settings,
+    settled,
+    with_progress,
+)
+from saescope_mcp.cli.warm import MOST_BYTES, SOCKET, Asked, likeness
+from saescope_mcp.state import AppState
+
+MISUSED = 2
+TOOLS = {tool.name: tool for tool in ALL_TOOLS}
+
+
+class _Line(NamedTuple):
+    """What a command sends."""
+
+    like: str
+    folder: str
+    asked: Asked
+
+
+def keep(source: dict[str, Any], say: Say) -> int:
+    """Load an SAE and its model, and work for commands until Ctrl-C, then end the process; returns
+    only the status of a refusal."""
+    try:
+        state, listener = AppState(person_settings()), _listening(home() / SOCKET)
+    except (ConfigError, OSError) as error:
+        why = f"{error.message} {error.hint}" if isinstance(error, ConfigError) else str(error)
+        sys.stderr.write(f"saescope warm: {why}\n")
+        return MISUSED
+    try:
+        status = anyio.run(partial(_keep, state, source, listener, say))
+    finally:
+        (home() / SOCKET).unlink(missing_ok=True)
+    state.close()
+    sys.stderr.flush()
+    # taking torch apart in good order takes longer than a person waits
+    os._exit(status)
+
+
+def _listening(place: Path) -> socket.socket:
+    """A socket that only this user can reach.
+
+    Raises:
+        OSError: another process keeps warm already, or there can be no such socket here.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError("this system has no Unix sockets")
+    listener = socket.socket(socket.AF_UNIX)
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as trial:
+        trial.connect(str(place))
+        raise SystemExit("saescope warm: another process keeps warm already.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)  # of a process that was killed
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(place))
+    finally:
+        os.umask(before)
+    listener.listen()
+    return listener
+
+
+async def _keep(state: AppState, source: dict[str, Any], listener: socket.socket, say: Say) -> int:
+    async def load() -> Outcome:
+        return await LOAD_SAE.call(state, {**source, "wait_s": FOREVER_S})
+
+    loaded = await with_progress(state, load, say)
+    if loaded.is_error:
+        sys.stderr.write(f"saescope warm: {loaded.text}\n")
+        return 1
+    ended, turn = asyncio.Event(), asyncio.Lock()
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sig, ended.set)
+    hear = partial(_hear, state, turn, likeness())
+    async with await asyncio.start_unix_server(hear, sock=listener, limit=MOST_BYTES):
+        handle = loaded.document["sae"]
+        say(f"{handle} is in memory: commands in other terminals use it; Ctrl-C ends this")
+        await ended.wait()
+    return 0
+
+
+async def _hear(
+    state: AppState,
+    turn: asyncio.Lock,
+    ours: str,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    """Work for one command; whatever it sends, the next one is heard."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        line = _read(await reader.readline())
+        if turn.locked() or line.like != ours or line.asked.tool not in TOOLS:
+            await _tell(writer, {"other": True})
+        else:
+            async with turn:
+                await _work(state, line, reader, writer)
+    writer.close()
+
+
+def _read(line: bytes) -> _Line:
+    said = json.loads(line)
+    return _Line(said["like"], said["folder"], Asked(*(said[name] for name in Asked._fields)))
+
+
+async def _work(
+    state: AppState, line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Answer the call, unless the command ends before."""
+    os.chdir(line.folder)  # of one command at a time, so that its paths are meant from there
+    tool, arguments, loading = line.asked
+
+    def say(message: str) -> None:
+        writer.write(json.dumps({"say": message}).encode() + b"\n")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_until_gone, reader, group.cancel_scope)
+        outcome = await answer(state, TOOLS[tool], arguments, loading, say)
+        outcome = await anyio.to_thread.run_sync(settled, state, outcome)
+        await _tell(writer, {"document": outcome.document, "is_error": outcome.is_error})
+        group.cancel_scope.cancel()
+
+
+async def _until_gone(reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
+    await reader.read(1)  # a command sends one line: what comes next is its end
+    scope.cancel()
+
+
+async def _tell(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+    writer.write(json.dumps(message).encode() + b"\n")
+    await writer.drain()

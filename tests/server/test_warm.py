@@ -1,0 +1,140 @@
+"""`saescope warm`: a command's work done by the process that has the model in memory gives what the
+command's own gives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saescope.names import home
+from saescope_mcp.cli.calls import call
+from saescope_mcp.cli.keeping import TOOLS
+from saescope_mcp.cli.warm import SOCKET, Asked, likeness, work_of_another
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no Unix sockets for Python"),
+]
+COMMAND = [sys.executable, "-m", "saescope_mcp.cli"]
+TEXT = "The king saw the sea and was very sad."
+
+
+@pytest.fixture
+def source(sae_dir: Path, glass_dir: Path) -> list[str]:
+    return ["--path", str(sae_dir), "--model", str(glass_dir)]
+
+
+@pytest.fixture
+def kept(source: list[str], own_home: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [*COMMAND, "warm", *source], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "is in memory" in line:
+                break
+        else:
+            raise AssertionError("it did not load")
+        yield process
+        process.kill()
+
+
+def run(*words: str, folder: Path | None = None, **environ: str) -> tuple[Any, str]:
+    """The document that a command prints, and what it says."""
+    done = subprocess.run(
+        [*COMMAND, *words, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | environ,
+        check=False,
+    )
+    return json.loads(done.stdout), done.stderr
+
+
+ENCODE = ["encode-text", "--text", TEXT]
+CALLS: list[tuple[list[str], str, dict[str, Any]]] = [
+    (ENCODE, "encode_text", {"text": TEXT}),
+    (
+        ["attribute-logit", "--prompt", TEXT, "--k", "2", "--n-controls", "2"],
+        "attribute_logit",
+        {"prompt": TEXT, "k": 2, "n_controls": 2},
+    ),
+    (
+        ["intervene", "--prompt", TEXT, "--edit", "100000=2"],
+        "intervene",
+        {"prompt": TEXT, "edits": [{"feature": 100000, "mode": "add", "strength": 2.0}]},
+    ),
+]
+
+
+def test_what_it_answers_is_what_the_command_answers_by_itself(
+    kept: subprocess.Popen[str], source: list[str], tmp_path: Path
+) -> None:
+    where = {"path": source[1], "model": source[3]}
+    for words, tool, arguments in CALLS:
+        warm, said = run(*words, *source)
+        assert "loading" not in said
+        assert warm == call(TOOLS[tool], arguments, where, lambda message: None).document
+    (tmp_path / "texts.txt").write_text(f"{TEXT}\nA dog ran home.\n", encoding="utf-8")
+    there, said = run("top-features", "--texts-file", "texts.txt", *source, folder=tmp_path)
+    assert there["summary"] and "loading" not in said
+    assert not (home() / "ledger").stat().st_mode & 0o077
+    assert (home() / SOCKET).stat().st_mode & 0o777 == 0o600
+    kept.send_signal(signal.SIGINT)
+    assert kept.wait(timeout=10) == 0 and not (home() / SOCKET).exists()
+
+
+def test_a_command_that_is_stopped_leaves_it_to_the_next_one(
+    kept: subprocess.Popen[str], source: list[str]
+) -> None:
+    long = ["steer-generate", "--prompt", TEXT, "--feature", "3=5", "--max-new-tokens", "60"]
+    with subprocess.Popen([*COMMAND, *long, *source], stderr=subprocess.DEVNULL) as stopped:
+        time.sleep(1.5)
+        stopped.send_signal(signal.SIGINT)
+    assert stopped.returncode != 0
+    found, said = run(*ENCODE, *source)
+    assert found["summary"] and "BUSY" not in str(found), said
+
+
+def test_nothing_that_is_sent_ends_it(kept: subprocess.Popen[str], source: list[str]) -> None:
+    import socket
+
+    for sent in (
+        b"\n",
+        b"[]\n",
+        b'{"like": 1}\n',
+        b"\xff\n",
+        b'{"like": ' + b"[" * 100_000 + b"\n",
+    ):
+        with socket.socket(socket.AF_UNIX) as there:
+            there.connect(str(home() / SOCKET))
+            there.sendall(sent)
+            there.shutdown(socket.SHUT_WR)
+            assert b"document" not in there.recv(1000)
+    _, said = run(*ENCODE, *source)
+    assert "loading" not in said
+
+
+def test_where_nothing_listens_any_more_a_command_works_by_itself(
+    kept: subprocess.Popen[str], source: list[str]
+) -> None:
+    kept.kill()
+    kept.wait()
+    assert (home() / SOCKET).exists()
+    assert work_of_another(Asked("encode_text", {"text": TEXT}, {}), print) is None
+    found, said = run(*ENCODE, *source)
+    assert found["summary"] and "loading" in said
+
+
+def test_other_code_or_settings_are_not_alike() -> None:
+    assert likeness() == likeness()
+    assert likeness(os.environ | {"SAESCOPE_MAX_TOKENS": "7"}) != likeness()
