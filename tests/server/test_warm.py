@@ -16,7 +16,7 @@ import pytest
 from saescope.names import home
 from saescope_mcp.cli.calls import call
 from saescope_mcp.cli.keeping import TOOLS
-from saescope_mcp.cli.warm import SOCKET, Asked, likeness, work_of_another
+from saescope_mcp.cli.warm import SOCKET, CommandCall, likeness, work_of_another
 
 pytestmark = [
     pytest.mark.slow,
@@ -130,7 +130,7 @@ def test_where_nothing_listens_any_more_a_command_works_by_itself(
     kept.kill()
     kept.wait()
     assert (home() / SOCKET).exists()
-    assert work_of_another(Asked("encode_text", {"text": TEXT}, {}), print) is None
+    assert work_of_another(CommandCall("encode_text", {"text": TEXT}, {}), print) is None
     found, said = run(*ENCODE, *source)
     assert found["summary"] and "loading" in said
 

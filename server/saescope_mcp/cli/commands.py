@@ -88,7 +88,7 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(run_doctor(as_json=as_json))
 
 
-@app.command(short_help="The window: look at features, texts, trainings in a browser.")
+@app.command(short_help="The window, in a browser: features, texts, trainings.")
 def view(
     port: Annotated[
         int, typer.Option("--port", help="The port; 0: any that is free.", min=0, max=65535)
@@ -189,7 +189,7 @@ def _outcome(
     from saescope_mcp.cli.calls import call, sparing
     from saescope_mcp.cli.following import start_and_follow
     from saescope_mcp.cli.terminal import Terminal
-    from saescope_mcp.cli.warm import Asked, work_of_another
+    from saescope_mcp.cli.warm import CommandCall, work_of_another
     from saescope_mcp.replies import refusal
 
     tool = next(tool for tool in ALL_TOOLS if tool.name == verb.tool)
@@ -198,7 +198,7 @@ def _outcome(
         if verb.tool in OUTLIVE:
             console = Terminal(stderr=True, quiet=as_json)
             return start_and_follow(tool, arguments, of_load, console=console, say=say)
-        asked = Asked(verb.tool, arguments, of_load)
+        asked = CommandCall(verb.tool, arguments, of_load)
         done = work_of_another(asked, say) if verb.loads_first else None
         return done or call(tool, arguments, of_load, say)
     except ConfigError as error:

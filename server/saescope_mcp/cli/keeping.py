@@ -26,19 +26,20 @@ from saescope_mcp.cli.calls import (
     settled,
     with_progress,
 )
-from saescope_mcp.cli.warm import MOST_BYTES, SOCKET, Asked, likeness
+from saescope_mcp.cli.typed import program
+from saescope_mcp.cli.warm import MOST_BYTES, SOCKET, CommandCall, likeness
 from saescope_mcp.state import AppState
 
 MISUSED = 2
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}
 
 
-class _Line(NamedTuple):
+class _SentCall(NamedTuple):
     """What a command sends."""
 
     like: str
     folder: str
-    asked: Asked
+    asked: CommandCall
 
 
 def keep(source: dict[str, Any], say: Say) -> int:
@@ -48,7 +49,7 @@ def keep(source: dict[str, Any], say: Say) -> int:
         state, listener = AppState(person_settings()), _listening(home() / SOCKET)
     except (ConfigError, OSError) as error:
         why = f"{error.message} {error.hint}" if isinstance(error, ConfigError) else str(error)
-        sys.stderr.write(f"saescope warm: {why}\n")
+        sys.stderr.write(f"{program()} warm: {why}\n")
         return MISUSED
     try:
         status = anyio.run(partial(_keep, state, source, listener, say))
@@ -69,9 +70,9 @@ def _listening(place: Path) -> socket.socket:
     if not hasattr(socket, "AF_UNIX"):
         raise OSError("this system has no Unix sockets")
     listener = socket.socket(socket.AF_UNIX)
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as trial:
-        trial.connect(str(place))
-        raise SystemExit("saescope warm: another process keeps warm already.")
+    with socket.socket(socket.AF_UNIX) as trial:
+        if trial.connect_ex(str(place)) == 0:
+            raise OSError("another process keeps a model in memory already")
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)  # of a process that was killed
     before = os.umask(0o177)
@@ -89,7 +90,7 @@ async def _keep(state: AppState, source: dict[str, Any], listener: socket.socket
 
     loaded = await with_progress(state, load, say)
     if loaded.is_error:
-        sys.stderr.write(f"saescope warm: {loaded.text}\n")
+        sys.stderr.write(f"{program()} warm: {loaded.text}\n")
         return 1
     ended, turn = asyncio.Event(), asyncio.Lock()
     for sig in (signal.SIGINT, signal.SIGTERM):
@@ -120,13 +121,14 @@ async def _hear(
     writer.close()
 
 
-def _read(line: bytes) -> _Line:
+def _read(line: bytes) -> _SentCall:
     said = json.loads(line)
-    return _Line(said["like"], said["folder"], Asked(*(said[name] for name in Asked._fields)))
+    call = CommandCall(said["tool"], said["arguments"], said["loading"])
+    return _SentCall(said["like"], said["folder"], call)
 
 
 async def _work(
-    state: AppState, line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    state: AppState, line: _SentCall, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Answer the call, unless the command ends before."""
     os.chdir(line.folder)  # of one command at a time, so that its paths are meant from there

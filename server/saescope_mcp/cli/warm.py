@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SOCKET = "warm.sock"
 MOST_BYTES = 2**26
-"""Of one line; a document has a few thousand."""
+"""A line that is longer than this is not read; a document has a few thousand bytes."""
 _DECIDING = ("SAESCOPE_", "HF_", "OMP_", "CUDA_", "XDG_")
 """Beginnings of variables on which an outcome may depend."""
 
@@ -40,7 +40,7 @@ FOR_ROOM = (
 """Refusals of a process that has more in memory than the command would have."""
 
 
-class Asked(NamedTuple):
+class CommandCall(NamedTuple):
     """A call of the command line."""
 
     tool: str
@@ -49,7 +49,7 @@ class Asked(NamedTuple):
     """What is said of the SAE's load."""
 
 
-def work_of_another(asked: Asked, say: Say) -> "Outcome | None":
+def work_of_another(asked: CommandCall, say: Say) -> "Outcome | None":
     """The outcome of a call, by the process that `saescope warm` started; None where there is none,
     or it is busy, or of another version or other settings."""
     if not hasattr(socket, "AF_UNIX") or not (place := home() / SOCKET).exists():
@@ -83,7 +83,7 @@ def _heard(there: socket.socket, say: Say) -> "Outcome | None":
 
 
 def likeness(environ: Mapping[str, str] = os.environ) -> str:
-    """The same for processes that give the same answers: version, code and settings."""
+    """A hash of version, code and settings: where it is equal, answers are the same."""
     folders = [
         Path(sys.modules[name].__file__ or "").parent for name in ("saescope", "saescope_mcp")
     ]
