@@ -8,7 +8,7 @@ from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import RESULT_APP, Tool
 from saescope_mcp.replies.corpus import densities_of_stack
 from saescope_mcp.replies.facts import (
     brief,
@@ -266,6 +266,7 @@ TOOLS = [
         EncodeText,
         READ_ONLY.model_copy(update={"title": "Features per token"}),
         group=Group.READ,
+        app=RESULT_APP,
     ),
     Tool(
         top_features,

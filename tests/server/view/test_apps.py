@@ -25,6 +25,8 @@ HOSTILE = "<img src=x onerror=parent.pwned=1><script>parent.pwned=1</script>\u20
 EDIT = [{"feature": 7, "mode": "add", "strength": 2}]
 STEER = {"prompt": PROMPT, "features": [{"feature": 7}], "max_new_tokens": 6}
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "text": ("encode_text", {"text": PROMPT}),
+    "texts": ("encode_text", {"texts": [PROMPT, "The sea"]}),
     "prediction": ("attribute_logit", {"prompt": PROMPT, "k": 5}),
     "edit": ("intervene", {"prompt": PROMPT, "edits": EDIT}),
     "edit of prompts": ("intervene", {"prompts": [PROMPT, "The sea"], "edits": EDIT}),
@@ -32,6 +34,8 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "strengths": ("steer_generate", {**STEER, "strengths": [0.5, 2], "concept_tokens": ["#210"]}),
 }
 SAYS = {
+    "text": ["Coloured by the strongest feature", "Point at a token"],
+    "texts": ["text 1", "text 2"],
     "prediction": ["Predicted:", "measured by ablation", "random pairs take"],
     "edit": ["Feature 7 at strength 2", "random features edited alike", "Before", "After"],
     "edit of prompts": ["Feature 7 at strength 2", "as a bar"],
@@ -116,7 +120,14 @@ def test_each_tool_with_a_view_names_the_app(apps: Shown) -> None:
             tools = (await client.list_tools()).tools
         return {tool.name: tool.meta for tool in tools if tool.meta}
 
-    shown = {"attribute_logit", "intervene", "steer_generate", "train_sae", "job_status"}
+    shown = {
+        "encode_text",
+        "attribute_logit",
+        "intervene",
+        "steer_generate",
+        "train_sae",
+        "job_status",
+    }
     assert {*anyio.run(listed)} == shown | {"describe_feature", "trace_circuit"}
 
 
@@ -128,6 +139,30 @@ def test_a_result_is_drawn_with_its_numbers(page: Page, apps: Shown, name: str) 
     assert apps.calls[name].result["structuredContent"]["summary"][:60] in said.replace(
         "\u2423", " "
     )
+
+
+def test_a_text_shows_the_features_of_a_token_and_is_coloured_by_one(
+    page: Page, apps: Shown
+) -> None:
+    show(page, apps.app, apps.calls["text"])
+    rows = apps.calls["text"].result["structuredContent"]["tokens"]
+    buttons = "[...host.page().querySelectorAll('.tokens button')]"
+    heats = page.eval(f"{buttons}.map((each) => each.title)")
+    assert [float(heat or 0) for heat in heats] == pytest.approx(
+        [row["features"][0]["activation"] if row["features"] else 0 for row in rows], rel=5e-3
+    )
+    last = len(rows) - 1
+    page.eval(f"{buttons}[{last}].focus()")
+    listed = page.eval(
+        "[...host.page().querySelectorAll('.panel tbody tr')].map((r) => r.cells[0].textContent)"
+    )
+    assert listed == [str(each["feature"]) for each in rows[last]["features"]]
+    page.eval("host.page().querySelector('.panel tbody button').click()")
+    chosen = rows[last]["features"][0]["feature"]
+    assert f"Coloured by feature {chosen}" in text(page)
+    lit = page.eval(f"{buttons}.map((each) => each.title !== '')")
+    fires = [any(each["feature"] == chosen for each in row["features"]) for row in rows]
+    assert lit == fires and any(fires)
 
 
 def test_a_prediction_has_a_row_for_each_pair_with_both_bars(page: Page, apps: Shown) -> None:

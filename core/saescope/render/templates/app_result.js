@@ -1,14 +1,14 @@
-// The result of a tool: a prediction, an edit, steered texts, a claim, or a job whose news are asked for while it runs.
+// The result of a tool: a text, a prediction, an edit, steered texts, a claim, or a job whose news are asked for while it runs.
 const APP = { name: "saescope-result", tool: "a tool of saescope" };
 const WAIT_S = 5;
-const TITLES = [["table", "Steering"], ["baseline", "Steering"], ["target", "A prediction"], ["effect", "An edit"], ["looks", "A claim"], ["document", "A kept result"], ["state", "A job"]];
+const TITLES = [["tokens", "A text"], ["table", "Steering"], ["baseline", "Steering"], ["target", "A prediction"], ["effect", "An edit"], ["looks", "A claim"], ["document", "A kept result"], ["state", "A job"]];
 const byId = (id) => document.getElementById(id);
 const say = (text) => { if (byId("status").textContent !== text) byId("status").textContent = text; };
 let given = {}, asking = 0;
 
 function hear(heard) {
   given = heard;
-  byId("where").textContent = visible(heard.prompt ?? heard.job_id ?? heard.name ?? heard.result_id ?? "");
+  byId("where").textContent = visible(heard.prompt ?? heard.text ?? heard.job_id ?? heard.name ?? heard.result_id ?? "");
 }
 
 const errorOf = (result) => visible((result.content ?? []).map((block) => block.text ?? "").join(" ") || "No result.");

@@ -1,11 +1,70 @@
 // What results of tools show, in the window and in apps: a prediction, an edit, steered texts, trainings, a claim.
-import { bdi, el, evidence, facts, field, named, number, section, table, toFeature, toResult, token } from "./parts.js";
+import { bdi, el, evidence, facts, field, named, number, section, table, toFeature, toResult, token, visible } from "./parts.js";
 import { chart, histogram, svg } from "./chart.js";
 
 const MEASURES = { logprob: "log-probability (nats)", logit: "logit", difference: "difference of two logits" };
 const measureOf = (done) => MEASURES[done.measure ?? "logprob"];
 const isNumber = (value) => Number.isFinite(value);
 const textOut = (text) => el("p", { class: "panel text-out", dir: "auto" }, text);
+
+const LEVELS = 8;
+
+// Tokens coloured by a value each, to the scale of the highest, which comes back; one without a value stays plain.
+export function colour(buttons, values) {
+  const peak = Math.max(0, ...values);
+  buttons.forEach((button, at) => {
+    button.className = values[at] > 0 ? `a${Math.min(LEVELS, Math.ceil((LEVELS * values[at]) / peak))}` : "";
+    button.title = values[at] > 0 ? number(values[at]) : "";
+  });
+  return peak;
+}
+
+// A token as a button; `show` is called when it is pointed at, or reached by keyboard.
+export const tokenButton = (row, show) => el("button", { type: "button", onmouseenter: show, onfocus: show, onclick: show }, visible(row.token));
+
+// The features of one token; `choose` colours the text by one of them.
+export function featuresAt(row, sae, choose) {
+  const by = (feature) => el("button", { type: "button", "aria-label": `colour by feature ${feature}`, onclick: () => choose(feature) }, "colour by it");
+  const rest = row.l0 > row.features.length ? `, of which the strongest ${row.features.length} are listed` : "";
+  const cells = (each) => [el("td", { class: "n" }, toFeature(sae, each.feature)), el("td", { class: "n" }, number(each.activation)), el("td", {}, by(each.feature))];
+  return [
+    el("p", {}, "Token ", token(row.token), ` at position ${row.pos}: ${row.l0} features fire${rest}.`),
+    table("Features of the token", ["feature", "activation", ""], row.features.map(cells)),
+  ];
+}
+
+export const POINT = "Point at a token, or go to it with the Tab key, to see its features.";
+
+// One text as one SAE reads it: of each token what the result lists.
+function tokensOf(rows, sae, title) {
+  const says = el("p", { class: "quiet" }), detail = el("div", { class: "panel", "aria-live": "polite" }, el("p", { class: "quiet" }, POINT));
+  const buttons = rows.map((row, at) => tokenButton(row, () => {
+    buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(index === at)));
+    detail.replaceChildren(...featuresAt(row, sae, choose));
+  }));
+  const at = (row, chosen) => row.features.find((each) => chosen === null || each.feature === chosen)?.activation ?? 0;
+  const choose = (chosen) => {
+    colour(buttons, rows.map((row) => at(row, chosen)));
+    says.textContent = chosen === null ? "Coloured by the strongest feature of each token." : `Coloured by feature ${chosen}, where the result lists it.`;
+  };
+  choose(null);
+  return section(title, says, el("p", { class: "tokens", dir: "ltr" }, ...buttons), detail);
+}
+
+// Texts as SAEs read them, a page of tokens.
+function encoded(done, { sae }) {
+  const groups = new Map();
+  for (const row of done.tokens) {
+    const key = JSON.stringify([row.sae ?? sae ?? "", row.text_index ?? 0]);
+    groups.set(key, [...(groups.get(key) ?? []), row]);
+  }
+  const title = (handle, index) => (groups.size > 1 ? `${visible(handle)}: text ${index + 1}` : "The text, token by token");
+  const views = [...groups].map(([key, rows]) => {
+    const [handle, index] = JSON.parse(key);
+    return tokensOf(rows, handle, title(handle, index));
+  });
+  return el("div", {}, el("div", { class: "beside" }, ...views), evidence(done));
+}
 
 // What is estimated above, what was measured below, to one scale and from one zero.
 function bar(values, top) {
@@ -135,6 +194,7 @@ export function claimed(done) {
 
 // A result, of a call with the arguments `given`, by what it has; what has no view of its own says its summary.
 export function resultOf(done, given) {
+  if (done.tokens?.length) return encoded(done, given);
   if (done.table?.length) return swept(done, given);
   if (done.baseline) return steered(done, given);
   if (done.target && done.features) return explained(done, given);

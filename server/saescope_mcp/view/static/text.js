@@ -1,6 +1,7 @@
-import { all, asked, bdi, call, choice, el, evidence, field, form, main, number, refusal, section, table, toFeature, turn, visible, within } from "./window.js";
+import { all, asked, bdi, call, choice, el, evidence, field, form, main, number, refusal, section, toFeature, turn, within } from "./window.js";
+import { POINT, colour as paint, featuresAt, tokenButton } from "./results.js";
 
-const LEVELS = 8, PAGE = 100;
+const PAGE = 100;
 const text = el("textarea", { required: true, maxlength: "20000", rows: "5" });
 const feature = el("input", { type: "number", min: "0", step: "1", placeholder: "strongest" });
 const out = el("div");
@@ -11,7 +12,7 @@ feature.value = asked.get("feature") ?? "";
 async function read(sae, given) {
   const view = { sae, text: given.text, chosen: given.feature, rows: [], buttons: [], next: 0 };
   view.says = el("p", { class: "quiet" });
-  view.detail = el("div", { class: "panel", "aria-live": "polite" }, el("p", { class: "quiet" }, "Point at a token, or go to it with the Tab key, to see its features."));
+  view.detail = el("div", { class: "panel", "aria-live": "polite" }, el("p", { class: "quiet" }, POINT));
   view.tokens = el("p", { class: "tokens", dir: "ltr" });
   view.more = el("div");
   view.kept = el("div");
@@ -22,10 +23,7 @@ async function read(sae, given) {
 
 async function page(view) {
   const done = await call("encode_text", { sae: view.sae, text: view.text, top_k: 10, limit: PAGE, offset: view.next });
-  const made = done.tokens.map((row) => {
-    const show = () => detail(view, row);
-    return el("button", { type: "button", onmouseenter: show, onfocus: show, onclick: show }, visible(row.token));
-  });
+  const made = done.tokens.map((row) => tokenButton(row, () => detail(view, row)));
   view.rows.push(...done.tokens);
   view.buttons.push(...made);
   view.tokens.append(...made);
@@ -57,23 +55,15 @@ async function colour(view, chosen) {
     view.fires = { feature: chosen, heat: new Map(found.places.map((row) => [row.pos, row.activation])) };
   }
   const heat = chosen === null ? new Map(view.rows.map((row) => [row.pos, row.features[0]?.activation ?? 0])) : view.fires.heat;
-  const peak = Math.max(0, ...heat.values());
+  const peak = paint(view.buttons, view.rows.map((row) => heat.get(row.pos) ?? 0));
   if (chosen === null) view.says.replaceChildren("Coloured by the strongest feature of each token.");
   else view.says.replaceChildren("Coloured by feature ", toFeature(view.sae, chosen), peak ? `: it fires on ${heat.size} ${heat.size === 1 ? "token" : "tokens"} of the text, at most ${number(peak)}.` : ": it does not fire on this text.");
-  view.rows.forEach((row, index) => {
-    const value = heat.get(row.pos) ?? 0, button = view.buttons[index];
-    button.className = value > 0 ? `a${Math.min(LEVELS, Math.ceil((LEVELS * value) / peak))}` : "";
-    button.title = value > 0 ? number(value) : "";
-  });
 }
 
 function detail(view, row) {
   view.buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(view.rows[index] === row)));
   const choose = (chosen) => colour(view, chosen).catch((error) => view.says.replaceChildren(refusal(error)));
-  view.detail.replaceChildren(
-    el("p", {}, "Token ", el("code", {}, visible(row.token).replaceAll(" ", "\u2423")), ` at position ${row.pos}: ${row.l0} features fire`),
-    table("Features of the token", ["feature", "activation", ""], row.features.map((each) => [el("td", { class: "n" }, toFeature(view.sae, each.feature)), el("td", { class: "n" }, number(each.activation)), el("td", {}, el("button", { type: "button", "aria-label": `colour by feature ${each.feature}`, onclick: () => choose(each.feature) }, "colour by it"))])),
-  );
+  view.detail.replaceChildren(...featuresAt(row, view.sae, choose));
 }
 
 async function start() {
