@@ -4,6 +4,7 @@ command's own gives."""
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,7 +34,11 @@ def source(sae_dir: Path, glass_dir: Path) -> list[str]:
 
 
 @pytest.fixture
-def kept(source: list[str], own_home: Path) -> Iterator[subprocess.Popen[str]]:
+def kept(
+    source: list[str], own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen[str]]:
+    # The command line sets it, and this process is to be like one of its commands.
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with subprocess.Popen(
         [*COMMAND, "warm", *source], stderr=subprocess.PIPE, text=True
     ) as process:
@@ -93,21 +98,28 @@ def test_what_it_answers_is_what_the_command_answers_by_itself(
     assert kept.wait(timeout=10) == 0 and not (home() / SOCKET).exists()
 
 
-def test_a_command_that_is_stopped_leaves_it_to_the_next_one(
+def test_the_work_of_a_command_that_is_gone_ends(
     kept: subprocess.Popen[str], source: list[str]
 ) -> None:
-    long = ["steer-generate", "--prompt", TEXT, "--feature", "3=5", "--max-new-tokens", "60"]
-    with subprocess.Popen([*COMMAND, *long, *source], stderr=subprocess.DEVNULL) as stopped:
-        time.sleep(1.5)
-        stopped.send_signal(signal.SIGINT)
-    assert stopped.returncode != 0
-    found, said = run(*ENCODE, *source)
-    assert found["summary"] and "BUSY" not in str(found), said
+    where = {"path": source[1], "model": source[3]}
+    steer = {"prompt": TEXT, "features": [{"feature": 3}], "n_controls": 19, "max_new_tokens": 100}
+    line = {"like": likeness(), "folder": str(Path.cwd()), "tool": "steer_generate"}
+    line |= {"arguments": steer, "loading": where}
+    asked = CommandCall("encode_text", {"text": TEXT}, where)
+    assert work_of_another(asked, print) is not None
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.connect(str(home() / SOCKET))
+        gone.sendall(json.dumps(line).encode() + b"\n")
+        began = time.monotonic()
+        while work_of_another(asked, print) is not None:  # until it is busy with the other
+            assert time.monotonic() - began < 5, "it was done before the command could go"
+    began = time.monotonic()
+    while work_of_another(asked, print) is None:
+        assert time.monotonic() - began < 30, "it is still at work for a command that is gone"
+        time.sleep(0.05)
 
 
 def test_nothing_that_is_sent_ends_it(kept: subprocess.Popen[str], source: list[str]) -> None:
-    import socket
-
     for sent in (
         b"\n",
         b"[]\n",
