@@ -63,8 +63,8 @@ class Settings(BaseModel):
     """Folders below which tools may read, hidden folders excepted; separated as in PATH. Default:
     the home folder and the working folder."""
     write_roots: tuple[Path, ...] = Field(default_factory=_here)
-    """Folders below which publish_sae may make one; separated as in PATH. Default: the working
-    folder."""
+    """Folders below which publish_sae and export_report may make one; separated as in PATH.
+    Default: the working folder."""
     read_anywhere: bool = False
     """The command line: a person typed the path. Writes anywhere, too."""
     tools: str = "default"

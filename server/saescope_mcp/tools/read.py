@@ -232,7 +232,7 @@ def _quality(each: "Encoded") -> str:
     if each.explained_variance is not None:
         return f", explained variance {each.explained_variance:.2f}"
     few = each.n_tokens < LEAST_POSITIONS
-    return f" (too few for explained variance, which takes {LEAST_POSITIONS})" if few else ""
+    return f" (explained variance takes {LEAST_POSITIONS} tokens or more)" if few else ""
 
 
 def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
