@@ -99,7 +99,7 @@ def test_what_it_answers_is_what_the_command_answers_by_itself(
 
 
 def test_the_work_of_a_command_that_is_gone_ends(
-    kept: subprocess.Popen[str], source: list[str]
+    kept: subprocess.Popen[str], source: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = {"path": source[1], "model": source[3]}
     steer = {"prompt": TEXT, "features": [{"feature": 3}], "n_controls": 19, "max_new_tokens": 100}
@@ -107,6 +107,10 @@ def test_the_work_of_a_command_that_is_gone_ends(
     line |= {"arguments": steer, "loading": where}
     asked = CommandCall("encode_text", {"text": TEXT}, where)
     assert work_of_another(asked, print) is not None
+    said = list[str]()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert work_of_another(asked, said.append) is None and "other code or settings" in said[0]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with socket.socket(socket.AF_UNIX) as gone:
         gone.connect(str(home() / SOCKET))
         gone.sendall(json.dumps(line).encode() + b"\n")

@@ -49,30 +49,31 @@ def unpack(
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
         if free < need + SPARE_BYTES:
-            reason = (
-                f"{need / 1e9:.1f} GB would be needed, {free / 1e9:.1f} GB are free on the disk"
-            )
-            tell(f"{name} is unpacked in memory and not kept: {reason}")
-            return None
-        tell(f"unpacking {name} to float32, once: {need / 1e9:.1f} GB on disk, in {folder}")
-        return _unpack(path, folder)
+            reason = f"{need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on the disk"
+        else:
+            tell(f"unpacking {name} to float32, once: {need / 1e9:.1f} GB on disk, in {folder}")
+            if _unpack(path, folder):
+                return folder
+            reason = "its tokenizer is not read back as it was written"
     except OSError as error:
-        tell(f"{name} is unpacked in memory and not kept: {error.strerror or error}")
-        return None
+        reason = error.strerror or str(error)
+    tell(f"{name} is unpacked in memory and not kept: {reason}")
+    return None
 
 
-def _unpack(path: Path, folder: Path) -> Path | None:
+def _unpack(path: Path, folder: Path) -> bool:
+    """Whether the folder is there now."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         made = Path(aside, "model")
         if not _is_same(export_gguf(path, made), made):
-            return None
+            return False
         sizes = {file.name: file.stat().st_size for file in made.iterdir()}
         mark = json.dumps({"versions": _versions(), "sizes": sizes})
         (made / MARK).write_text(mark, encoding="utf-8")
         if not is_unpacked(folder):  # another process may have been faster
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
-    return folder
+    return True
 
 
 def _is_same(tokenizer: Any, folder: Path) -> bool:
@@ -80,8 +81,12 @@ def _is_same(tokenizer: Any, folder: Path) -> bool:
     from transformers import AutoTokenizer
 
     written = AutoTokenizer.from_pretrained(folder)
+    backends: list[Any] = [
+        getattr(each, "backend_tokenizer", None) for each in (tokenizer, written)
+    ]
     return (
-        written.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        all(backends)
+        and backends[0].to_str() == backends[1].to_str()
         and written.special_tokens_map == tokenizer.special_tokens_map
     )
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from saescope.errors import ConfigError
+from saescope.json_text import parse
 from saescope.names import home
 from saescope.progress import Say
 from saescope_mcp.app import ALL_TOOLS
@@ -88,15 +89,16 @@ async def _keep(state: AppState, source: dict[str, Any], listener: socket.socket
     async def load() -> Outcome:
         return await LOAD_SAE.call(state, {**source, "wait_s": FOREVER_S})
 
-    loaded = await with_progress(state, load, say)
-    if loaded.is_error:
-        sys.stderr.write(f"{program()} warm: {loaded.text}\n")
-        return 1
     ended, turn = asyncio.Event(), asyncio.Lock()
-    for sig in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sig, ended.set)
     hear = partial(_hear, state, turn, likeness())
     async with await asyncio.start_unix_server(hear, sock=listener, limit=MOST_BYTES):
+        async with turn:  # commands work by themselves until it has loaded
+            loaded = await with_progress(state, load, say)
+        if loaded.is_error:
+            sys.stderr.write(f"{program()} warm: {loaded.text}\n")
+            return 1
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(sig, ended.set)
         handle = loaded.document["sae"]
         say(f"{handle} is in memory: commands in other terminals use it; Ctrl-C ends this")
         await ended.wait()
@@ -122,7 +124,7 @@ async def _hear(
 
 
 def _read(line: bytes) -> _SentCall:
-    said = json.loads(line)
+    said = parse(line)
     call = CommandCall(said["tool"], said["arguments"], said["loading"])
     return _SentCall(said["like"], said["folder"], call)
 
@@ -137,17 +139,16 @@ async def _work(
     def say(message: str) -> None:
         writer.write(json.dumps({"say": message}).encode() + b"\n")
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(_until_gone, reader, group.cancel_scope)
-        outcome = await answer(state, TOOLS[tool], arguments, loading, say)
-        outcome = await anyio.to_thread.run_sync(settled, state, outcome)
-        await _tell(writer, {"document": outcome.document, "is_error": outcome.is_error})
-        group.cancel_scope.cancel()
-
-
-async def _until_gone(reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
-    await reader.read(1)  # a command sends one line: what comes next is its end
-    scope.cancel()
+    work = asyncio.ensure_future(answer(state, TOOLS[tool], arguments, loading, say))
+    gone = asyncio.ensure_future(reader.read(1))  # it sends one line: what comes next is its end
+    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+        await asyncio.wait({work})
+        return
+    gone.cancel()
+    outcome = await anyio.to_thread.run_sync(settled, state, work.result())
+    await _tell(writer, {"document": outcome.document, "is_error": outcome.is_error})
 
 
 async def _tell(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:

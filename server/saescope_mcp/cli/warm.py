@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saescope import __version__
+from saescope.json_text import parse
 from saescope.names import home
 from saescope.progress import Say
 
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 SOCKET = "warm.sock"
 MOST_BYTES = 2**26
 """A line that is longer than this is not read; a document has a few thousand bytes."""
-_DECIDING = ("SAESCOPE_", "HF_", "OMP_", "CUDA_", "XDG_")
+_DECIDING = ("SAESCOPE_", "HF_", "OMP_", "MKL_", "CUDA_", "XDG_")
 """Beginnings of variables on which an outcome may depend."""
-
-
 FOR_ROOM = (
     "ALREADY_LOADED",
     "BUSY",
@@ -60,7 +59,7 @@ def work_of_another(asked: CommandCall, say: Say) -> "Outcome | None":
             there.connect(str(place))
             there.sendall(line.encode() + b"\n")
             return _heard(there, say)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None  # it ended, or does not speak as we do
 
 
@@ -69,7 +68,7 @@ def _heard(there: socket.socket, say: Say) -> "Outcome | None":
 
     with there.makefile("rb") as lines:
         while line := lines.readline(MOST_BYTES):
-            told = json.loads(line)
+            told = parse(line)
             if "say" in told:
                 say(str(told["say"]))
             elif "document" in told:
@@ -78,6 +77,7 @@ def _heard(there: socket.socket, say: Say) -> "Outcome | None":
                     return None
                 return Outcome(document, is_error=bool(told["is_error"]))
             else:
+                say("saescope warm is busy, or of other code or settings: it is not used")
                 return None
     return None
 

@@ -197,6 +197,29 @@ def test_without_room_on_the_disk_it_is_unpacked_in_memory(
     assert not kept()
 
 
+def test_a_tokenizer_that_is_not_read_back_as_it_was_is_not_kept(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = unpacked.export_gguf
+
+    def spoilt(path: Path, folder: Path) -> Any:
+        tokenizer = export(path, folder)
+        written = folder / "tokenizer.json"
+        told = json.loads(written.read_text())
+        told["model"]["vocab"] = {
+            token: 255 - index if index < 256 else index
+            for token, index in told["model"]["vocab"].items()
+        }
+        written.write_text(json.dumps(told))
+        return tokenizer
+
+    monkeypatch.setattr(unpacked, "export_gguf", spoilt)
+    model, said = load(made)
+    assert any("its tokenizer is not read back as it was written" in line for line in said)
+    check(model, made)
+    assert not kept()
+
+
 def test_where_nothing_can_be_written_it_is_unpacked_in_memory(made: Made) -> None:
     home().write_text("a file where the folder would be")
     model, said = load(made)
