@@ -77,7 +77,7 @@ def _heard(there: socket.socket, say: Say) -> "Outcome | None":
                     return None
                 return Outcome(document, is_error=bool(told["is_error"]))
             else:
-                say("saescope warm is busy, or of other code or settings: it is not used")
+                say("the warm process is busy, or of other code or settings: it is not used")
                 return None
     return None
 
