@@ -1,0 +1,105 @@
+"""The processes that do one piece of work together: how many there are, which one this is, and what
+they tell each other. Alone, every answer is there at once and nothing is sent.
+
+`torchrun` starts them, also inside a SLURM job; `joined` makes them a group. All of them call the
+same methods in the same order: whoever leaves one out keeps the others waiting.
+"""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place among those that work together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def alone(self) -> bool:
+        return self.size == 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes what all have in common: exactly one does."""
+        return self.rank == 0
+
+    def share(self, n: int) -> slice:
+        """This rank's part of `n` things in a row; the parts differ by one at most."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def total(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """The sum over all ranks, in place of `x`."""
+        if not self.alone:
+            torch.distributed.all_reduce(x)
+        return x
+
+    def least(self, value: float) -> float:
+        """The smallest of all ranks' values."""
+        return min(self.each(value))
+
+    def most(self, value: float) -> float:
+        """The largest of all ranks' values."""
+        return max(self.each(value))
+
+    def gathered(self, x: Shaped[Tensor, "n ..."]) -> list[Tensor]:
+        """Every rank's tensor, in the order of the ranks; they may differ in length."""
+        if self.alone:
+            return [x]
+        lengths = self.each(len(x))
+        # Backends send tensors of one shape, and not all of them know every dtype: bytes they know.
+        padded = x.new_zeros(max(lengths), *x.shape[1:])
+        padded[: len(x)] = x
+        sent = padded.reshape(len(padded), -1).view(torch.uint8)
+        received = [torch.empty_like(sent) for _ in lengths]
+        torch.distributed.all_gather(received, sent)
+        return [
+            part.view(x.dtype).view(padded.shape)[:length]
+            for part, length in zip(received, lengths, strict=True)
+        ]
+
+    def each(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks; small ones, since they are pickled."""
+        if self.alone:
+            return [value]
+        values = cast(list[Any], [None] * self.size)
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def first(self, value: T) -> T:
+        """The value that the first rank has."""
+        return self.each(value if self.writes else cast(T, None))[0]
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        self.each(None)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined() -> Generator[Ranks]:
+    """The group of processes that torchrun started together with this one; `ALONE` where it did
+    not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    on_cuda = torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    try:
+        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
