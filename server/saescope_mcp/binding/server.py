@@ -18,11 +18,13 @@ from pydantic import PrivateAttr
 
 from saescope.names import nearest
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
+from saescope_mcp.binding.client import client_of
 from saescope_mcp.binding.progress import reported
 from saescope_mcp.binding.published import input_schema, listed_schema
 from saescope_mcp.binding.refusal import switched_off, unknown_tool
 from saescope_mcp.binding.wire import Lines, private_stdin
 from saescope_mcp.groups import Offer
+from saescope_mcp.jobs import CLIENT
 
 
 class BoundTool(SDKTool):
@@ -34,6 +36,7 @@ class BoundTool(SDKTool):
     async def run(
         self, arguments: dict[str, Any], context: Any, convert_result: bool = False
     ) -> CallToolResult:
+        CLIENT.set(client_of(context))
         async with reported(context, self._state):
             outcome = await self._tool.call(self._state, arguments)
         return _result(outcome, [] if outcome.is_error else self._tool.links(outcome.document))

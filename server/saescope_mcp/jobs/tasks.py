@@ -22,6 +22,8 @@ class Current(NamedTuple):
 NOBODY = Current()
 CURRENT: ContextVar[Current] = ContextVar("saescope_current", default=NOBODY)
 """Read by whoever must say who keeps others waiting."""
+CLIENT: ContextVar[str] = ContextVar("saescope_client", default="")
+"""Who calls, as far as one server has several clients; empty: the only one."""
 
 
 IN_LINE = "waiting for the model"

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-import anyio
-
 from saescope.errors import ArgumentError, NotFoundError, ResourceError
 from saescope.names import Source, home, nearest
 from saescope_mcp.groups import Offer
@@ -24,6 +22,7 @@ from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, load_call
 from saescope_mcp.state.stacks import LoadedStack
 from saescope_mcp.state.threads import Workers
+from saescope_mcp.state.turns import FairLock, Holds
 
 if TYPE_CHECKING:
     from saescope.sets import Member
@@ -50,7 +49,8 @@ class AppState:
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}
         self.sets: dict[str, LoadedSet] = {}
-        self.loading = anyio.Lock()
+        self.loading = FairLock()
+        self.holds = Holds()
         self.showing = Showing()
         self.offer = Offer()
         """The tools that clients are offered; the command line has all."""
@@ -110,6 +110,7 @@ class AppState:
                 if self.saes.get(entry.handle) is not entry:  # unloaded while this call waited
                     raise self._not_loaded(entry.handle)
                 entry.last_used = time.monotonic()
+                self.holds.take(entry.handle)
             yield stack
 
     @asynccontextmanager
@@ -126,6 +127,7 @@ class AppState:
             if self.sets.get(handle) is not entry:  # unloaded while this call waited
                 raise self._not_loaded(handle)
             entry.last_used = time.monotonic()
+            self.holds.take(handle)
             yield entry
 
     def set_from(self, source: Source, placement: Placement) -> LoadedSet | None:
@@ -170,15 +172,15 @@ class AppState:
         """Raises: ResourceError: too many models or SAEs are loaded; the hint names what to
         unload."""
         if new_model and len(self.models) >= self.settings.max_models:
-            raise _no_room(
+            raise self._no_room(
                 f"{len(self.models)} models are loaded, the most allowed (SAESCOPE_MAX_MODELS).",
                 "TOO_MANY_MODELS",
-                [*self.models],
+                self._models_alone(),
                 then,
             )
         n_saes = len(self._alone()) + len(self.sets)
         if n_saes >= self.settings.max_saes:
-            raise _no_room(
+            raise self._no_room(
                 f"{n_saes} SAEs are loaded, the most allowed (SAESCOPE_MAX_SAES).",
                 "TOO_MANY_SAES",
                 self._oldest(),
@@ -198,15 +200,18 @@ class AppState:
                 f"This load needs {_mb(need)}; {_mb(room.free)} of the budget of "
                 f"{_mb(room.budget)} are free (SAESCOPE_MEMORY_SHARE)."
             )
-            raise _no_room(what, "OUT_OF_MEMORY_BUDGET", [*enough, *self.models], then)
+            raise self._no_room(
+                what, "OUT_OF_MEMORY_BUDGET", [*enough, *self._models_alone()], then
+            )
 
     def drop_unused(self, slot: ModelSlot) -> None:
         """Forget a model that no SAE uses."""
         if not any(entry.slot is slot for entry in (*self.saes.values(), *self.sets.values())):
             self.models.pop(slot.handle, None)
 
-    async def unload(self, handle: str) -> tuple[int, list[str]]:
-        """Bytes freed and handles gone; a known handle that is not loaded frees nothing.
+    async def unload(self, handle: str) -> tuple[int, list[str], list[str]]:
+        """Bytes freed, handles gone, and handles that stay for another client; a known handle that
+        is not loaded frees nothing.
 
         Raises:
             NotFoundError: HANDLE_NOT_FOUND.
@@ -215,16 +220,16 @@ class AppState:
         slot = self.models.get(handle) or (named.slot if named else None)
         if slot is None:
             if any(known == handle or known.startswith(f"{handle}/") for known in self.known.all()):
-                return 0, []
+                return 0, [], []
             raise self._unknown(handle)
         async with slot.turn():
-            freed, names = self._let_go(handle, slot)
-            if self.models.get(handle) is slot:
+            freed, names, kept = self._let_go(handle, slot)
+            if self.models.get(handle) is slot and not kept:
                 freed += self.models.pop(handle).model.weights_bytes
                 names.append(handle)
         del named, slot
         await self.workers.run(_collect)
-        return freed, names
+        return freed, names, kept
 
     def close(self) -> None:
         """Ask all work to stop."""
@@ -307,8 +312,9 @@ class AppState:
             if not any(sae_set.holds(entry.sae) for sae_set in sets)
         ]
 
-    def _let_go(self, handle: str, slot: ModelSlot) -> tuple[int, list[str]]:
-        """Forget an SAE, a set with those of its SAEs that were loaded, or all of a model."""
+    def _let_go(self, handle: str, slot: ModelSlot) -> tuple[int, list[str], list[str]]:
+        """Forget an SAE, a set with those of its SAEs that were loaded, or all of a model, but for
+        what another client uses."""
         sets = [
             entry
             for entry in self.sets.values()
@@ -321,13 +327,22 @@ class AppState:
             if entry.slot is slot
             and (handle in (entry.handle, slot.handle) or entry.handle in of_sets)
         ]
+        for entry in (*sets, *saes):
+            self.holds.let_go(entry.handle)
+        kept = [entry.handle for entry in (*sets, *saes) if self._is_of_others(entry.handle)]
+        gone = [entry.handle for entry in (*sets, *saes) if entry.handle not in kept]
         alone = self._alone()
-        freed = sum(entry.sae.weights_bytes for entry in saes if entry in alone)
-        for entry in saes:
-            del self.saes[entry.handle]
-        for entry in sets:
-            freed += self.sets.pop(entry.handle).sae_set.drop()
-        return freed, [entry.handle for entry in (*sets, *saes)]
+        freed = sum(e.sae.weights_bytes for e in saes if e in alone and e.handle in gone)
+        for handle in gone:
+            self.saes.pop(handle, None)
+            if entry := self.sets.pop(handle, None):
+                freed += entry.sae_set.drop()
+        return freed, gone, kept
+
+    def _is_of_others(self, handle: str) -> bool:
+        """Whether another client uses it, or an SAE of the set that it is."""
+        members = self.sets[handle].members if handle in self.sets else ()
+        return any(self.holds.by_another(each) for each in (handle, *members))
 
     def _not_loaded(self, handle: str) -> NotFoundError:
         known, there = self.known.all(), ", ".join([*self.saes, *self.sets]) or "none"
@@ -375,8 +390,12 @@ class AppState:
     def _freed_by_unloading(self) -> dict[str, int]:
         """SAEs least recently used first, then models with all of theirs."""
         freed = {handle: self.saes[handle].sae.weights_bytes for handle in self._oldest()}
-        freed |= {handle: entry.reserved_bytes for handle, entry in self.sets.items()}
-        for slot in self.models.values():
+        freed |= {
+            handle: entry.reserved_bytes
+            for handle, entry in self.sets.items()
+            if not self._is_of_others(handle)
+        }
+        for slot in map(self.models.__getitem__, self._models_alone()):
             freed[slot.handle] = slot.model.weights_bytes + sum(
                 e.sae.weights_bytes for e in self._alone() if e.slot is slot
             )
@@ -386,7 +405,29 @@ class AppState:
         return freed
 
     def _oldest(self) -> list[str]:
-        return sorted(self.saes, key=lambda handle: self.saes[handle].last_used)
+        """SAEs that no other client uses, least recently used first."""
+        ours = [handle for handle in self.saes if not self._is_of_others(handle)]
+        return sorted(ours, key=lambda handle: self.saes[handle].last_used)
+
+    def _models_alone(self) -> list[str]:
+        """Models of which no other client uses an SAE."""
+        used = [
+            entry.slot
+            for entry in (*self.saes.values(), *self.sets.values())
+            if self._is_of_others(entry.handle)
+        ]
+        return [handle for handle, slot in self.models.items() if slot not in used]
+
+    def _no_room(self, message: str, code: str, handles: list[str], then: str) -> ResourceError:
+        if handles:
+            hint = f'Call unload(handle="{handles[0]}"), then {then}.'
+        elif self.models:
+            hint = (
+                "Other clients use what is loaded: try again when they have not for half an hour."
+            )
+        else:
+            hint = 'Use a smaller model or SAE, dtype="bfloat16", or raise the limit.'
+        return ResourceError(message, code=code, hint=hint)
 
 
 def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None:
@@ -405,15 +446,6 @@ def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None
         allowed=f"{device}, {dtype}",
         hint=f'Call unload(handle="{slot.handle}"), then make the same call again.',
     )
-
-
-def _no_room(message: str, code: str, handles: list[str], then: str) -> ResourceError:
-    hint = (
-        f'Call unload(handle="{handles[0]}"), then {then}.'
-        if handles
-        else 'Use a smaller model or SAE, dtype="bfloat16", or raise the limit.'
-    )
-    return ResourceError(message, code=code, hint=hint)
 
 
 def _collect() -> None:

@@ -16,6 +16,7 @@ from saescope.errors import ResourceError
 from saescope_mcp.jobs import CURRENT, Current
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.threads import Work, Workers
+from saescope_mcp.state.turns import FairLock
 
 if TYPE_CHECKING:
     from saescope.models import LanguageModel
@@ -65,7 +66,7 @@ class ModelSlot:
     workers: Workers
     work: Work[Any] | None = None
     occupant: Occupant | None = None
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    lock: FairLock = field(default_factory=FairLock)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -85,7 +86,7 @@ class ModelSlot:
         if self.lock.locked() or (self.work is not None and not self.work.future.done()):
             await self._in_line(patient)
         else:
-            self.lock.acquire_nowait()
+            await self.lock.acquire()
         self.occupant = Occupant(CURRENT.get(), time.monotonic())
         try:
             yield
@@ -110,9 +111,9 @@ class ModelSlot:
 
         Raises: ResourceError: as `turn`.
         """
-        waiting = self.lock.statistics().tasks_waiting
+        waiting = self.lock.waiting
         if not patient and self.lock.locked() and waiting >= self.settings.max_queue:
-            raise self._busy(f"{waiting} calls wait already (SAESCOPE_MAX_QUEUE)")
+            raise self._busy(f"{waiting} calls of yours wait already (SAESCOPE_MAX_QUEUE)")
         mine = False
         with self._waiting(math.inf if patient else self.settings.lock_wait_s):
             await self.lock.acquire()

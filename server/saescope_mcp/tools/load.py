@@ -32,6 +32,7 @@ from saescope_mcp.state import (
     AppState,
     Indexed,
     LoadedSAE,
+    LoadedSet,
     Placement,
     Source,
     load_call,
@@ -93,14 +94,13 @@ async def unload(state: AppState, request: Unload) -> UnloadReply:
     """Free the memory of an SAE, or of a model with all its SAEs, when a load does not fit or work
     is done. Waits for a running call. Nothing on disk is touched; the handle stays known and loads
     again."""
-    freed, names = await state.unload(request.handle)
-    done = (
-        f"Unloaded {', '.join(names)}: {freed / 1e6:,.0f} MB freed."
-        if names
-        else f"{request.handle} was not loaded; nothing to free."
-    )
+    freed, names, kept = await state.unload(request.handle)
+    done = [f"Unloaded {', '.join(names)}: {freed / 1e6:,.0f} MB freed."] if names else []
+    if kept:
+        used = f"another client has used {'it' if len(kept) == 1 else 'them'} within half an hour"
+        done.append(f"{', '.join(kept)}: let go of for you, but stays in memory, since {used}.")
     return UnloadReply(
-        summary=done,
+        summary=" ".join(done) or f"{request.handle} was not loaded; nothing to free.",
         handle=request.handle,
         freed_bytes=freed,
         unloaded=names,
@@ -149,12 +149,16 @@ async def _load_layers(
         )
     if request.dry_run:
         return await _plan_layers(state, source, placement)
+
+    def reply(entry: LoadedSet) -> LoadSaeReply:
+        state.holds.take(entry.handle)
+        return set_reply(entry, state.room(str(entry.model.device)), request)
+
     if there := state.set_from(source, placement):
-        return set_reply(there, state.room(str(there.model.device)), request)
+        return reply(there)
 
     async def work(job: Job) -> LoadSaeReply:
-        entry = await load_set(state, source, placement, job.say)
-        return set_reply(entry, state.room(str(entry.model.device)), request)
+        return reply(await load_set(state, source, placement, job.say))
 
     job = state.jobs.start("load_sae", (source, False), request, work)
     again = load_call(source, placement)
@@ -175,6 +179,7 @@ async def scan(state: AppState, entry: LoadedSAE) -> None:
 async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     from saescope.evals import what_a_score_means
 
+    state.holds.take(entry.handle)
     cfg, check, indexed = entry.sae.cfg, entry.check, await entry.indexed()
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
