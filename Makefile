@@ -35,7 +35,7 @@ help:
 	@echo "make docs-site  the manual as pages, in build/site; needs no torch"
 	@echo "make dist    the packages for the index, in dist"
 	@echo "make mcpb    the bundle for Claude Desktop, in build/saescope.mcpb"
-	@echo "make bench   time the server's start against a bare one"
+	@echo "make bench   every benchmark that has a target, in a table beside the last (BENCH_ARGS, PEER_PYTHON)"
 
 demo: $(VENV)/.run
 	@$(VENV)/$(BIN)/saescope demo
@@ -109,8 +109,9 @@ dist: build/packing/.ready
 mcpb:
 	$(PYTHON) scripts/build_mcpb.py
 
-bench: $(VENV)/.run
-	$(PY) scripts/bench_startup.py
+bench: $(VENV)/.test
+	@$(PY) scripts/prepare_model.py
+	$(PY) -m benchmarks $(BENCH_ARGS)
 
 # Each stamp is a set of packages on top of the one before; it is old when the manifest or a pin changes.
 $(VENV)/.run: pyproject.toml constraints.txt | $(PY)

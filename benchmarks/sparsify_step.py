@@ -19,7 +19,7 @@ import torch
 from sparsify import SparseCoder, SparseCoderConfig
 from sparsify.sign_sgd import SignSGD
 from torch import Tensor
-from training_step import LR, B, D, F, K, clock, inputs
+from training_step import LR, SHAPE, clock, inputs
 
 from saescope.training.objective import Batch, Coefficients, Objective
 from saescope.training.optimizer import Adam
@@ -31,7 +31,7 @@ TARGET = 1.6
 
 def coder() -> SparseCoder:
     torch.manual_seed(0)
-    return SparseCoder(D, SparseCoderConfig(num_latents=F, k=K))
+    return SparseCoder(SHAPE.d_in, SparseCoderConfig(num_latents=SHAPE.d_sae, k=SHAPE.k))
 
 
 def signum(params: Any) -> Any:
@@ -50,7 +50,8 @@ def theirs(make_optimizer: Callable[[Any], Any]) -> Callable[[Tensor], Any]:
     """What their Trainer does with one batch of activations."""
     sae = coder()
     optimizer = make_optimizer(sae.parameters())
-    silent, fired = torch.zeros(F, dtype=torch.long), torch.zeros(F, dtype=torch.bool)
+    d_sae = SHAPE.d_sae
+    silent, fired = torch.zeros(d_sae, dtype=torch.long), torch.zeros(d_sae, dtype=torch.bool)
 
     def step(x: Tensor) -> float:
         sae.set_decoder_norm_to_unit_norm()
@@ -73,11 +74,14 @@ def ours(*, update: bool = True) -> Callable[[Tensor], Any]:
     start = coder()
     params = {"encoder": start.encoder.weight.data, "decoder": start.W_dec.data}
     params |= {"b_enc": start.encoder.bias.data, "b_dec": start.b_dec.data}
-    objective = Objective(architecture="topk", d_in=D, d_out=D, d_sae=F, k=float(K), revival="auxk")
+    _, d_in, d_sae, k = SHAPE
+    objective = Objective(
+        architecture="topk", d_in=d_in, d_out=d_in, d_sae=d_sae, k=float(k), revival="auxk"
+    )
     compute, optimizer, deadness = (
         make_step(objective, params),
         Adam(params),
-        Deadness(F, 1000, torch.device("cpu")),
+        Deadness(SHAPE.d_sae, 1000, torch.device("cpu")),
     )
 
     def step(x: Tensor) -> Any:
@@ -96,7 +100,7 @@ def check_gradients() -> float:
     x, sae = inputs(1)[0], coder()
     total = (x - x.mean(0)).pow(2).sum()
     sae(x=x, y=x, dead_mask=None, total_variance=total).fvu.backward()
-    wanted = sae.encoder.weight.grad * total / B
+    wanted = sae.encoder.weight.grad * total / SHAPE.n_rows
     apart = float((ours(update=False)(x).grads["encoder"] - wanted).norm() / wanted.norm())
     assert apart < 1e-3, f"the encoder's gradients are {apart:.1e} apart"
     return apart
@@ -120,7 +124,7 @@ def main() -> None:
             seconds = clock(candidates[name], batches[turn % 2])[0]
             times[name] += [seconds] if turn >= 0 else []
     print(
-        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, 1 thread, "
+        f"{SHAPE}; torch {torch.__version__}, 1 thread, "
         f"{rounds} rounds; encoder gradients {apart:.0e} apart\n"
     )
     print("| step | CPU ms | ours is faster by | target |\n|---|---|---|---|")

@@ -5,7 +5,7 @@ Runs in the environment of the peers (sae-lens 6.54.12; our core needs only torc
 safetensors, platformdirs):
 
     PYTHONPATH=core python benchmarks/training_step.py                   # all cases
-    PYTHONPATH=core python benchmarks/training_step.py topk --rounds 9
+    PYTHONPATH=core python benchmarks/training_step.py topk --rounds 9 --shape 4096 576 9216 32
 
 Both start from the same weights and see the same batches. First the parameters after a few steps
 are compared; then every candidate does one step a round, in shuffled order, and the ratio of a case
@@ -24,14 +24,24 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 warnings.simplefilter("ignore")
 
-B, D, F, K, LR = 4096, 576, 9216, 32, 1e-5
+
+class Shape(NamedTuple):
+    """The size of a step."""
+
+    n_rows: int
+    d_in: int
+    d_sae: int
+    k: int
+
+
+SHAPE, LR = Shape(4096, 576, 9216, 32), 1e-5
 PARITY_STEPS, PARITY = 5, 2e-3
 """A pre-activation within rounding of a cut may fall on either side in two correct programs, and
 Adam's first steps blow that up to lr."""
@@ -39,10 +49,10 @@ CASES: dict[str, dict[str, Any]] = {
     "topk": {"architecture": "topk", "target": 5.5},
     "topk 20% dead": {"architecture": "topk", "dead": 0.2, "target": 4.5},
     "batchtopk": {"architecture": "batchtopk", "target": 8.0},
-    "matryoshka": {"architecture": "matryoshka_batchtopk", "widths": [512, 2048, F]},
+    "matryoshka": {"architecture": "matryoshka_batchtopk", "widths": (512, 2048)},
     "standard L0 32": {"architecture": "standard", "l0": 32, "target": 4.5},
     "standard L0 128": {"architecture": "standard", "l0": 128, "target": 4.5},
-    "standard dense": {"architecture": "standard", "l0": F // 2},
+    "standard dense": {"architecture": "standard", "l0": 4608},
     "gated L0 64": {"architecture": "gated", "l0": 64},
     "jumprelu L0 64": {"architecture": "jumprelu", "l0": 64, "target": 3.0},
 }
@@ -67,16 +77,17 @@ def peer(case: dict[str, Any], *, best: bool = False) -> Any:
         "jumprelu": "JumpReLU",
     }
     name = prefix.get(case["architecture"], case["architecture"].title())
-    knobs: dict[str, Any] = {"k": K} if "topk" in case["architecture"] else {}
+    shape: Shape = case["shape"]
+    knobs: dict[str, Any] = {"k": shape.k} if "topk" in case["architecture"] else {}
     if best:
         knobs |= {"rescale_acts_by_decoder_norm": False} | (
             {"use_sparse_activations": True} if case["architecture"] == "topk" else {}
         )
     if "widths" in case:
-        knobs["matryoshka_widths"] = list(case["widths"])
+        knobs["matryoshka_widths"] = [*case["widths"], shape.d_sae]
     torch.manual_seed(0)
     sae = getattr(sae_lens, f"{name}TrainingSAE")(
-        getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=D, d_sae=F, **knobs)
+        getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=shape.d_in, d_sae=shape.d_sae, **knobs)
     )
     arrange(sae, case)
     cfg = SAETrainerConfig(
@@ -85,7 +96,7 @@ def peer(case: dict[str, Any], *, best: bool = False) -> Any:
         device="cpu", autocast=False,
         lr=LR, lr_end=LR, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9,
         adam_beta2=0.999, lr_decay_steps=0,
-        n_restart_cycles=1, train_batch_size_samples=B, dead_feature_window=1000,
+        n_restart_cycles=1, train_batch_size_samples=shape.n_rows, dead_feature_window=1000,
         feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
@@ -99,7 +110,9 @@ def arrange(sae: Any, case: dict[str, Any]) -> None:
     name = "b_gate" if case["architecture"] == "gated" else "b_enc"
     bias = getattr(sae, name)
     if "l0" in case:
-        quantile = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - case["l0"] / F))
+        quantile = torch.distributions.Normal(0.0, 1.0).icdf(
+            torch.tensor(1 - case["l0"] / case["shape"].d_sae)
+        )
         bias.data.fill_(-float(quantile) * 0.1)
         if case["architecture"] == "gated":
             sae.b_mag.data.fill_(0.1)
@@ -107,12 +120,10 @@ def arrange(sae: Any, case: dict[str, Any]) -> None:
 
 
 def dead_mask(case: dict[str, Any]) -> Tensor:
-    mask = torch.zeros(F, dtype=torch.bool)
-    mask[
-        torch.randperm(F, generator=torch.Generator().manual_seed(1))[
-            : int(F * case.get("dead", 0))
-        ]
-    ] = True
+    d_sae = case["shape"].d_sae
+    mask = torch.zeros(d_sae, dtype=torch.bool)
+    order = torch.randperm(d_sae, generator=torch.Generator().manual_seed(1))
+    mask[order[: int(d_sae * case.get("dead", 0))]] = True
     return mask
 
 
@@ -125,11 +136,12 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
     from saescope.training.revival import Deadness
     from saescope.training.steps import make_step
 
-    recipe = RECIPES[case["architecture"]]
+    recipe, shape = RECIPES[case["architecture"]], case["shape"]
+    widths = (*case["widths"], shape.d_sae) if "widths" in case else ()
     objective = Objective(
-        architecture=case["architecture"], d_in=D, d_out=D, d_sae=F,
-        k=float(K) if recipe.ranks else 0.0,
-        matryoshka_widths=tuple(case.get("widths", ())),
+        architecture=case["architecture"], d_in=shape.d_in, d_out=shape.d_in, d_sae=shape.d_sae,
+        k=float(shape.k) if recipe.ranks else 0.0,
+        matryoshka_widths=widths,
         revival=recipe.revival if recipe.ranks else "none",
     )  # fmt: skip
     theirs = {
@@ -142,7 +154,7 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
     step, adam, deadness = (
         make_step(objective, params),
         Adam(params),
-        Deadness(F, 1000, torch.device("cpu")),
+        Deadness(shape.d_sae, 1000, torch.device("cpu")),
     )
     deadness.idle[dead_mask(case)] = 10**6
 
@@ -155,9 +167,9 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
     return run, params
 
 
-def inputs(n: int) -> list[Tensor]:
+def inputs(n: int, shape: Shape = SHAPE) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
-    return [torch.randn(B, D, generator=generator) for _ in range(n)]
+    return [torch.randn(shape.n_rows, shape.d_in, generator=generator) for _ in range(n)]
 
 
 def check_parity(case: dict[str, Any]) -> tuple[float, float]:
@@ -165,7 +177,7 @@ def check_parity(case: dict[str, Any]) -> tuple[float, float]:
     mean L0."""
     trainer = peer(case)
     run, params = ours(case, trainer.sae)
-    for x in inputs(PARITY_STEPS):
+    for x in inputs(PARITY_STEPS, case["shape"]):
         theirs = trainer.step(x)
         trainer.n_training_steps += 1
         result = run(x)
@@ -177,7 +189,7 @@ def check_parity(case: dict[str, Any]) -> tuple[float, float]:
         apart = (p.detach() - (param.T if name == "W_enc" else param)).abs()
         worst = max(worst, float((apart > LR / 10).float().mean()))
     assert worst <= PARITY, f"{worst:.2%} of the parameters are apart after {PARITY_STEPS} steps"
-    return worst, float(result.fired.sum()) / B
+    return worst, float(result.fired.sum()) / case["shape"].n_rows
 
 
 def clock(run: Callable[[Tensor], Any], x: Tensor) -> tuple[float, float]:
@@ -201,7 +213,7 @@ def race(case: dict[str, Any], rounds: int) -> dict[str, list[tuple[float, float
     if "topk" in case["architecture"]:
         candidates["sae-lens (best)"] = peer(case, best=True).step
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
-    batches = inputs(2)
+    batches = inputs(2, case["shape"])
     for candidate in candidates.values():
         candidate(batches[0])
     for turn in range(rounds):
@@ -210,10 +222,10 @@ def race(case: dict[str, Any], rounds: int) -> dict[str, list[tuple[float, float
     return times
 
 
-def memory(name: str, which: str) -> float:
+def memory(case: dict[str, Any], which: str) -> float:
     """MB that three steps add at their peak, parameters and optimizer included; called in a fresh
     process."""
-    case, batches = CASES[name], inputs(1)
+    batches = inputs(1, case["shape"])
     torch.randn(8, 8) @ torch.randn(8, 8)  # what the first product of a process allocates
     if which == "sae-lens":
         import sae_lens  # noqa: F401
@@ -239,13 +251,19 @@ def random_parameters(case: dict[str, Any]) -> list[tuple[str, Tensor]]:
     torch.manual_seed(0)
     from types import SimpleNamespace
 
+    shape: Shape = case["shape"]
     names = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(
         case["architecture"], ("b_enc",)
     )
-    sae = SimpleNamespace(**{name: torch.zeros(F) for name in names})
+    sae = SimpleNamespace(**{name: torch.zeros(shape.d_sae) for name in names})
     arrange(sae, case)
-    decoder = torch.nn.functional.normalize(torch.randn(F, D), dim=1) * 0.1
-    return [("W_enc", decoder.T), ("W_dec", decoder), ("b_dec", torch.zeros(D)), *vars(sae).items()]
+    decoder = torch.nn.functional.normalize(torch.randn(shape.d_sae, shape.d_in), dim=1) * 0.1
+    return [
+        ("W_enc", decoder.T),
+        ("W_dec", decoder),
+        ("b_dec", torch.zeros(shape.d_in)),
+        *vars(sae).items(),
+    ]
 
 
 def rss() -> float:
@@ -259,32 +277,50 @@ def peak() -> float:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 
 
-def memory_of(name: str, which: str) -> float:
+def memory_of(name: str, which: str, shape: Shape) -> float:
+    options = ["--memory", which, "--shape", *map(str, shape)]
     done = subprocess.run(
-        [sys.executable, __file__, "--memory", name, which],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, __file__, name, *options], capture_output=True, text=True, check=True
     )
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def report(name: str, rounds: int) -> None:
-    case = CASES[name]
+def ratios(
+    times: dict[str, list[tuple[float, float]]], of: str, to: str, clock_at: int = 0
+) -> list[float]:
+    """How many times as long one took as the other, round by round; CPU time, or wall time (1)."""
+    pairs = zip(times.get(of, []), times[to], strict=False)
+    return [a[clock_at] / b[clock_at] for a, b in pairs]
+
+
+def document(case: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """What `python -m benchmarks` reads of a case."""
+    check_parity(case)
+    times = race(case, rounds)
+    return {
+        "ours / sae-lens": ratios(times, "ours", "sae-lens"),
+        "ours / sae-lens, best flags": ratios(times, "ours", "sae-lens (best)")
+        if "sae-lens (best)" in times
+        else [],
+        "ours / product": ratios(times, "ours", "our floor"),
+    }
+
+
+def report(name: str, case: dict[str, Any], rounds: int) -> None:
     worst, l0 = check_parity(case)
     times = race(case, rounds)
 
-    def ratio(of: str, to: str, i: int) -> float:
-        return statistics.median(a[i] / b[i] for a, b in zip(times[of], times[to], strict=True))
+    def ratio(of: str, to: str, i: int = 0) -> float:
+        return statistics.median(ratios(times, of, to, i))
 
     cpu = {who: statistics.median(t[0] for t in values) * 1e3 for who, values in times.items()}
-    theirs, mine = memory_of(name, "sae-lens"), memory_of(name, "ours")
-    best = f"{ratio('sae-lens (best)', 'ours', 0):.1f}" if "sae-lens (best)" in times else "-"
+    theirs, mine = (memory_of(name, who, case["shape"]) for who in ("sae-lens", "ours"))
+    best = f"{ratio('sae-lens (best)', 'ours'):.1f}" if "sae-lens (best)" in times else "-"
     print(
         f"| {name} | {l0:.0f} | {worst:.0e} | {cpu['sae-lens']:.0f} | "
-        f"{cpu['ours']:.0f} | **{ratio('sae-lens', 'ours', 0):.1f}** "
+        f"{cpu['ours']:.0f} | **{ratio('sae-lens', 'ours'):.1f}** "
         f"| {ratio('sae-lens', 'ours', 1):.1f} | {case.get('target', '-')} | {best} | "
-        f"{ratio('ours', 'our floor', 0):.2f} "
+        f"{ratio('ours', 'our floor'):.2f} "
         f"| {cpu['sae-lens floor']:.0f} / {cpu['our floor']:.0f} | {theirs:.0f} / "
         f"{mine:.0f} | {theirs / mine:.1f} |",
         flush=True,
@@ -296,21 +332,28 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", nargs=2)
+    parser.add_argument("--shape", type=int, nargs=4, default=SHAPE, metavar=("N", "D", "F", "K"))
+    parser.add_argument("--json", action="store_true", help="the rounds' ratios of each case")
+    parser.add_argument("--memory", choices=("sae-lens", "ours"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    shape = Shape(*args.shape)
+    cases = {name: {**CASES[name], "shape": shape} for name in args.cases}
     if args.memory:
-        print(json.dumps(memory(*args.memory)))
+        print(json.dumps(memory(cases[args.cases[0]], args.memory)))
+        return
+    if args.json:
+        print(json.dumps({name: document(case, args.rounds) for name, case in cases.items()}))
         return
     with open("/proc/loadavg") as file:
         load = file.read().split()[0]
     print(
-        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} "
+        f"{shape}; torch {torch.__version__}, {args.threads} "
         f"thread(s), load {load}, {args.rounds} rounds\n"
     )
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
-    for name in args.cases:
-        report(name, args.rounds)
+    for name, case in cases.items():
+        report(name, case, args.rounds)
 
 
 if __name__ == "__main__":

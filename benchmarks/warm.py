@@ -44,19 +44,26 @@ def kept_call() -> Callable[[], object]:
     return lambda: anyio.run(call)
 
 
-def main() -> None:
-    alone, expected = [seconds(command) for _ in range(RUNS)], json.loads(command())
-    call = kept_call()
+def overheads(runs: int) -> list[float]:
+    """The seconds that a command takes through the warm process beyond the call by itself."""
+    expected, call = json.loads(command()), kept_call()
+    call()
     with subprocess.Popen(WARM, stderr=subprocess.PIPE, text=True) as warm:
         assert warm.stderr is not None
-        assert any("is in memory" in line for line in warm.stderr)
-        assert json.loads(command()) == expected
-        pairs = [(seconds(command), seconds(call)) for _ in range(RUNS)]
-        warm.kill()
-    through, work = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+        try:
+            assert any("is in memory" in line for line in warm.stderr)
+            assert json.loads(command()) == expected
+            return [seconds(command) - seconds(call) for _ in range(runs)]
+        finally:
+            warm.kill()
+
+
+def main() -> None:
+    alone = statistics.median(seconds(command) for _ in range(RUNS))
+    found = overheads(RUNS)
     print(
-        f"alone {statistics.median(alone):.2f} s; through saescope warm {through:.2f} s; the call "
-        f"by itself {work:.2f} s: {through - work:.2f} s of overhead ({RUNS} runs each)"
+        f"alone {alone:.2f} s; through saescope warm {statistics.median(found):.2f} s beside the "
+        f"call by itself ({min(found):.2f} to {max(found):.2f}, {RUNS} runs each)"
     )
 
 

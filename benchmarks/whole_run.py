@@ -11,7 +11,8 @@ same contexts in the same order: sae-lens gets them tokenized, saescope reads th
 CPU seconds of one thread (wall time says little on a busy machine), the load of the model left out:
 "harvest" is the time to get the batches, "steps" the rest. Our online and storing runs read the
 text with the model, the storing one also writes the activations to disk; "cached" trains on what
-that one stored.
+that one stored. Explained variance is that of the SAEs as they are saved, on contexts that neither
+saw.
 """
 
 import argparse
@@ -30,8 +31,8 @@ import torch
 
 HOOK, HF_HOOK = "blocks.14.hook_resid_post", "model.layers.14"
 CONTEXT, BATCH, D_IN, D_SAE, K = 256, 4096, 576, 9216, 32
-SPARE_CONTEXTS = 200
-"""sae-lens reads ahead of what it trains on."""
+SPARE_CONTEXTS, HELD_CONTEXTS = 60, 40
+"""sae-lens reads ahead of what it trains on; behind that is what both are scored on."""
 OURS, PEERS = ("storing", "cached", "online"), ("sae-lens", "sae-lens hf")
 NAMES = {
     "online": "saescope, online",
@@ -77,8 +78,10 @@ def run_ours(how: str, args: argparse.Namespace) -> dict[str, float]:
     stored = time.process_time() - cpu
     timed = run.trainer.batches = Timed(run.batches)
     run.go()
-    run.sae()
-    return figures(wall, cpu, stored + timed.seconds, run.trainer.n_tokens)
+    sae = run.sae()
+    found = figures(wall, cpu, stored + timed.seconds, run.trainer.n_tokens)
+    sae.save(args.out)
+    return found
 
 
 def run_sae_lens(how: str, args: argparse.Namespace) -> dict[str, float]:
@@ -119,8 +122,10 @@ def run_sae_lens(how: str, args: argparse.Namespace) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     timed = Timed(runner.activations_store)
     trainer = SAETrainer(sae=runner.sae, data_provider=timed, cfg=cfg.to_sae_trainer_config())
-    trainer.fit()
-    return figures(wall, cpu, timed.seconds, trainer.n_training_samples)
+    trained = trainer.fit()
+    found = figures(wall, cpu, timed.seconds, trainer.n_training_samples)
+    trained.save_inference_model(args.out)
+    return found
 
 
 def hooked_transformer(folder: str) -> Any:
@@ -149,30 +154,67 @@ def write_contexts(args: argparse.Namespace) -> None:
     """The contexts of our run, in its order."""
     from safetensors.torch import save_file
 
-    from saescope.activations import ContextConfig, open_dataset
+    from saescope.activations import ContextConfig, Harvester, open_dataset
     from saescope.activations.tokens import ContextStream
     from saescope.models import load_model
 
     model = load_model(args.model, device="cpu", dtype="float32")
     stream = ContextStream(model, open_dataset(args.text), ContextConfig(context_size=CONTEXT))
-    wanted, parts = args.tokens // (CONTEXT - 1) + SPARE_CONTEXTS, list[torch.Tensor]()
+    wanted = args.tokens // (CONTEXT - 1) + SPARE_CONTEXTS + HELD_CONTEXTS
+    parts: list[torch.Tensor] = []
     while sum(map(len, parts)) < wanted:
         part = stream.take(8)
+        assert len(part), f"{args.text} is too short for {args.tokens} positions"
         parts.append(part[(part >= 0).all(1)])
-    save_file({"ids": torch.cat(parts).int()}, args.contexts)
+    ids = torch.cat(parts)
+    save_file({"ids": ids[:-HELD_CONTEXTS].int()}, args.contexts)
+    read = Harvester(model, [HOOK], CONTEXT)
+    with torch.no_grad():
+        held = [read(rows)[HOOK][:, 1:].flatten(0, 1) for rows in ids[-HELD_CONTEXTS:].split(8)]
+    save_file({"held": torch.cat(held)}, args.held)
+
+
+def explained_variance(folder: str, args: argparse.Namespace) -> float:
+    """The share of the held-out activations' variance that a saved SAE explains."""
+    from safetensors.torch import load_file
+
+    import saescope as ss
+
+    x = load_file(args.held)["held"]
+    x = x[x.norm(dim=1) < 10 * x.norm(dim=1).median()]  # sinks, on which no SAE is judged
+    with torch.no_grad():
+        off = x - ss.load_sae(folder, device="cpu", dtype="float32")(x)
+    return 1 - float(off.square().sum() / (x - x.mean(0)).square().sum())
 
 
 def start(how: str, args: argparse.Namespace, home: str) -> dict[str, float]:
     """One run in a process of its own; activations are stored below `home`."""
     python = args.peers if how in PEERS else sys.executable
+    out = str(Path(args.contexts).parent / f"sae-{how}")
     options = ["--tokens", str(args.tokens), "--only", how, "--contexts", args.contexts]
+    options += ["--out", out]
     command = [python, __file__, args.model, args.text, args.peers, *options]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"SAESCOPE_HOME": home}
     )
     if done.returncode:
         raise SystemExit(f"{how} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found | {"explained_variance": explained_variance(out, args)}
+
+
+def measure(args: argparse.Namespace, which: tuple[str, ...]) -> dict[str, list[dict[str, float]]]:
+    """All runs, in turns."""
+    runs: dict[str, list[dict[str, float]]] = {how: [] for how in which}
+    with tempfile.TemporaryDirectory() as folder:
+        args.contexts = str(Path(folder, "contexts.safetensors"))
+        args.held = str(Path(folder, "held.safetensors"))
+        write_contexts(args)
+        for index in range(args.rounds):
+            for how in runs:
+                runs[how].append(start(how, args, str(Path(folder, f"home-{index}"))))
+                print(f"{how}: {runs[how][-1]}", file=sys.stderr, flush=True)
+    return runs
 
 
 def report(runs: dict[str, list[dict[str, float]]]) -> None:
@@ -182,13 +224,13 @@ def report(runs: dict[str, list[dict[str, float]]]) -> None:
     }
     print(
         "| run | harvest, CPU s | steps, CPU s | whole, CPU s | wall s | positions "
-        "|\n|---|---|---|---|---|---|"
+        "| explained variance |\n|---|---|---|---|---|---|---|"
     )
     for how, row in middle.items():
         shown = " | ".join(
             f"{row[key]:,.0f}" for key in ("harvest", "steps", "whole", "wall", "n_tokens")
         )
-        print(f"| {NAMES[how]} | {shown} |")
+        print(f"| {NAMES[how]} | {shown} | {row['explained_variance']:.3f} |")
     print(
         "\n| ratio of CPU time | "
         + " | ".join(NAMES[how] for how in PEERS if how in middle)
@@ -223,20 +265,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=[*OURS, *PEERS])
-    parser.add_argument("--contexts", default="")
+    parser.add_argument("--contexts", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--out", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.only:
         print(json.dumps((run_sae_lens if args.only in PEERS else run_ours)(args.only, args)))
         return
-    runs: dict[str, list[dict[str, float]]] = {how: [] for how in (*OURS, *PEERS)}
-    with tempfile.TemporaryDirectory() as folder:
-        args.contexts = str(Path(folder, "contexts.safetensors"))
-        write_contexts(args)
-        for index in range(args.rounds):
-            for how in runs:
-                runs[how].append(start(how, args, str(Path(folder, f"home-{index}"))))
-                print(f"{how}: {runs[how][-1]}", file=sys.stderr, flush=True)
+    runs = measure(args, (*OURS, *PEERS))
     print(
         f"torch {torch.__version__}, 1 thread a run, load {os.getloadavg()[0]:.1f} at "
         f"the end, {args.rounds} rounds\n"
