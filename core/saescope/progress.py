@@ -1,9 +1,11 @@
 """What long work tells its caller on the way: four callbacks, each of one type."""
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 _Record = TypeVar("_Record")
+_SHARE = re.compile(r"(\d+)%")
 
 Progress = Callable[[int, int], None]
 """Called with the number of units done and the number wanted."""
@@ -34,3 +36,24 @@ def counting(progress: Progress | None, n_all: int, *, n_before: int = 0) -> Adv
 
 def silent(message: str) -> None:
     """The `Say` of a caller that wants to hear nothing."""
+
+
+def sparing(say: Say) -> Say:
+    """Says what is new, and of a share that grows every quarter: a log keeps each line."""
+    last = ""
+
+    def say_it(message: str) -> None:
+        nonlocal last
+        rough = _SHARE.sub(lambda found: str(int(found[1]) // 25), message)
+        if rough != last:
+            last = rough
+            say(message)
+
+    return say_it
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

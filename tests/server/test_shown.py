@@ -10,9 +10,9 @@ import typer
 from tests.server.test_cli import run
 from tests.server.test_terminal import COMMON, printed, shown_at
 
+from saescope.progress import sparing
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome
-from saescope_mcp.cli.calls import sparing
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.cli.show import show

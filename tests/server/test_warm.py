@@ -154,3 +154,12 @@ def test_where_nothing_listens_any_more_a_command_works_by_itself(
 def test_other_code_or_settings_are_not_alike() -> None:
     assert likeness() == likeness()
     assert likeness(os.environ | {"SAESCOPE_MAX_TOKENS": "7"}) != likeness()
+
+
+def test_what_a_command_needs_to_ask_and_to_show_is_imported_in_no_time() -> None:
+    code = (
+        "import sys, saescope_mcp.cli.commands, saescope_mcp.cli.show;"
+        "print({'mcp', 'pydantic', 'torch', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

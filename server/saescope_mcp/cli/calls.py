@@ -1,7 +1,6 @@
 """A tool called from the command line: its SAE is loaded first, and what the load is at goes to
 stderr."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +19,6 @@ from saescope_mcp.tools import load
 from saescope_mcp.tools.status import JOB_STATUS
 
 FOREVER_S = 1e9
-_SHARE = re.compile(r"(\d+)%")
 LOAD_SAE = load.TOOLS[0]
 
 
@@ -56,20 +54,6 @@ def waiting(tool: Tool) -> dict[str, float]:
     # job_status is left out: its wait_s is for whoever asks for it
     is_work = "wait_s" in tool.request.model_fields and tool is not JOB_STATUS
     return {"wait_s": FOREVER_S} if is_work else {}
-
-
-def sparing(say: Say) -> Say:
-    """Says what is new, and of a share that grows every quarter: a log keeps each line."""
-    last = ""
-
-    def say_it(message: str) -> None:
-        nonlocal last
-        rough = _SHARE.sub(lambda found: str(int(found[1]) // 25), message)
-        if rough != last:
-            last = rough
-            say(message)
-
-    return say_it
 
 
 async def with_progress(

@@ -5,20 +5,19 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from saescope import __version__
 from saescope.errors import ConfigError
+from saescope.progress import Say, sparing
 from saescope.untrusted import clean_output
 from saescope_mcp.cli.flags import arguments_from, flag_of, options_of
 from saescope_mcp.cli.helping import ToolCommand, Tools, example_of
 from saescope_mcp.cli.typed import description_in_shell, program
 from saescope_mcp.cli.verbs import LOADING, OUTLIVE, SHORT, VERBS, Verb
-
-if TYPE_CHECKING:
-    from saescope_mcp.binding import Outcome
+from saescope_mcp.cli.warm import CommandCall, Told, work_of_another
 
 app = typer.Typer(
     cls=Tools,
@@ -118,7 +117,6 @@ def serve(context: typer.Context) -> None:
 def _warm(**loading: Any) -> None:
     """Keep an SAE and its model in memory: commands in other terminals answer at once, with the
     same numbers. One at a time; Ctrl-C ends it."""
-    from saescope_mcp.cli.calls import sparing
     from saescope_mcp.cli.keeping import keep
 
     raise typer.Exit(keep(arguments_from(VERBS["load_sae"], loading), sparing(_say)))
@@ -141,7 +139,9 @@ def command_for(verb: Verb) -> Callable[..., None]:
         if not as_json:
             _check_complete(verb, arguments)
             arguments = _FOR_A_PERSON.get(verb.tool, {}) | arguments
-        outcome = _outcome(verb, arguments, loading, as_json=as_json)
+        of_load = arguments_from(VERBS["load_sae"], loading)
+        asked = CommandCall(verb.tool, arguments, of_load)
+        outcome = _outcome(verb, asked, as_json=as_json)
         if as_json:
             _print_json(outcome)
         else:
@@ -181,37 +181,41 @@ def _check_complete(verb: Verb, arguments: dict[str, Any]) -> None:
         raise typer.Exit(MISUSED)
 
 
-def _outcome(
-    verb: Verb, arguments: dict[str, Any], loading: dict[str, Any], *, as_json: bool
-) -> "Outcome":
+def _outcome(verb: Verb, asked: CommandCall, *, as_json: bool) -> Told:
+    """A warm process is asked first: what a command imports to do the work takes a second."""
+    say = sparing(_say)
+    try:
+        done = work_of_another(asked, say) if verb.loads_first else None
+        return done or _own_work(verb, asked, say, as_json=as_json)
+    except ConfigError as error:
+        from saescope_mcp.replies import refusal
+
+        return Told(dict(refusal(verb.tool, error)), is_error=True)
+
+
+def _own_work(verb: Verb, asked: CommandCall, say: Say, *, as_json: bool) -> Told:
     from saescope_mcp.app import ALL_TOOLS
-    from saescope_mcp.binding import Outcome
-    from saescope_mcp.cli.calls import call, sparing
+    from saescope_mcp.cli.calls import call
     from saescope_mcp.cli.following import start_and_follow
     from saescope_mcp.cli.terminal import Terminal
-    from saescope_mcp.cli.warm import CommandCall, work_of_another
-    from saescope_mcp.replies import refusal
 
     tool = next(tool for tool in ALL_TOOLS if tool.name == verb.tool)
-    of_load, say = arguments_from(VERBS["load_sae"], loading), sparing(_say)
-    try:
-        if verb.tool in OUTLIVE:
-            console = Terminal(stderr=True, quiet=as_json)
-            return start_and_follow(tool, arguments, of_load, console=console, say=say)
-        asked = CommandCall(verb.tool, arguments, of_load)
-        done = work_of_another(asked, say) if verb.loads_first else None
-        return done or call(tool, arguments, of_load, say)
-    except ConfigError as error:
-        return Outcome(dict(refusal(tool.name, error)), is_error=True)
+    _, arguments, of_load = asked
+    if verb.tool in OUTLIVE:
+        console = Terminal(stderr=True, quiet=as_json)
+        done = start_and_follow(tool, arguments, of_load, console=console, say=say)
+    else:
+        done = call(tool, arguments, of_load, say)
+    return Told(done.document, done.is_error)
 
 
-def _print_json(outcome: "Outcome") -> None:
+def _print_json(outcome: Told) -> None:
     from saescope_mcp.cli.terminal import json_line
 
     sys.stdout.write(json_line(outcome.document) + "\n")
 
 
-def _show(verb: Verb, outcome: "Outcome", arguments: dict[str, Any]) -> None:
+def _show(verb: Verb, outcome: Told, arguments: dict[str, Any]) -> None:
     from saescope_mcp.cli.show import show
     from saescope_mcp.cli.terminal import Terminal
 

@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from saescope import embedded
+from saescope.progress import sparing
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, next_call
-from saescope_mcp.cli.calls import person_settings, sparing, waiting, with_progress
+from saescope_mcp.cli.calls import person_settings, waiting, with_progress
 from saescope_mcp.cli.cells import table, text_of
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.typed import program

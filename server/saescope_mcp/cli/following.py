@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from saescope.progress import Say
+from saescope.progress import Say, duration
 from saescope_mcp.binding import Outcome, Tool, kept_document
 from saescope_mcp.cli.calls import FOREVER_S, call, person_settings, settled
 from saescope_mcp.cli.renderers.parts import spark
 from saescope_mcp.cli.typed import as_command
 from saescope_mcp.jobs import Run
-from saescope_mcp.kinds import duration, kind_of
+from saescope_mcp.kinds import kind_of
 from saescope_mcp.kinds.training import planned
 from saescope_mcp.state import AppState
 

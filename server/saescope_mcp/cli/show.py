@@ -6,15 +6,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from saescope_mcp.binding import Outcome, what_is_wrong
 from saescope_mcp.cli.cells import render
 from saescope_mcp.cli.renderers import RENDERERS
 from saescope_mcp.cli.typed import as_command, error_in_shell, help_in_shell, in_shell
 from saescope_mcp.cli.verbs import Verb
+from saescope_mcp.cli.warm import Told
 
 
 def show(
-    outcome: Outcome,
+    outcome: Told,
     console: Console,
     verb: Verb | None = None,
     given: Mapping[str, Any] | None = None,
@@ -23,6 +23,8 @@ def show(
     was given where that names it as "..."."""
     document = outcome.document
     if outcome.is_error:
+        from saescope_mcp.binding import what_is_wrong
+
         said = error_in_shell(document, verb)
         console.print(f"[bold red]{said['code']}[/] {escape(what_is_wrong(said))}")
         console.print(f"[bold]Next:[/] {escape(said['hint'])}", soft_wrap=True)

@@ -13,15 +13,12 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from saescope import __version__
 from saescope.json_text import parse
 from saescope.names import home
 from saescope.progress import Say
-
-if TYPE_CHECKING:
-    from saescope_mcp.binding import Outcome
 
 SOCKET = "warm.sock"
 MOST_BYTES = 2**26
@@ -48,7 +45,15 @@ class CommandCall(NamedTuple):
     """What is said of the SAE's load."""
 
 
-def work_of_another(asked: CommandCall, say: Say) -> "Outcome | None":
+class Told(NamedTuple):
+    """What a call came to, as a command tells it: of the binder's `Outcome` what comes through a
+    socket, since the binder takes longer to import than a warm process to answer."""
+
+    document: dict[str, Any]
+    is_error: bool
+
+
+def work_of_another(asked: CommandCall, say: Say) -> Told | None:
     """The outcome of a call, by the process that `saescope warm` started; None where there is none,
     or it is busy, or of another version or other settings."""
     if not hasattr(socket, "AF_UNIX") or not (place := home() / SOCKET).exists():
@@ -63,9 +68,7 @@ def work_of_another(asked: CommandCall, say: Say) -> "Outcome | None":
             return None  # it ended, or does not speak as we do
 
 
-def _heard(there: socket.socket, say: Say) -> "Outcome | None":
-    from saescope_mcp.binding import Outcome
-
+def _heard(there: socket.socket, say: Say) -> Told | None:
     with there.makefile("rb") as lines:
         while line := lines.readline(MOST_BYTES):
             told = parse(line)
@@ -75,7 +78,7 @@ def _heard(there: socket.socket, say: Say) -> "Outcome | None":
                 document = dict(told["document"])
                 if told["is_error"] and document["code"] in FOR_ROOM:
                     return None
-                return Outcome(document, is_error=bool(told["is_error"]))
+                return Told(document, is_error=bool(told["is_error"]))
             else:
                 say("the warm process is busy, or of other code or settings: it is not used")
                 return None

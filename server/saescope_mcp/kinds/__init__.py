@@ -6,7 +6,7 @@ command line and the process of a job read the table.
 
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds.indexing import INDEXING
-from saescope_mcp.kinds.kind import Kind, duration, ended, error_of, to_go
+from saescope_mcp.kinds.kind import Kind, ended, error_of, to_go
 from saescope_mcp.kinds.training import TRAINING
 
 KINDS = {kind.tool: kind for kind in (TRAINING, INDEXING)}
@@ -21,7 +21,6 @@ __all__ = [
     "KINDS",
     "TRAINING",
     "Kind",
-    "duration",
     "ended",
     "error_of",
     "kind_of",

@@ -1,8 +1,9 @@
 """An indexing as a kind of job."""
 
+from saescope.progress import duration
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Run
-from saescope_mcp.kinds.kind import Kind, duration, provenance_of
+from saescope_mcp.kinds.kind import Kind, provenance_of
 from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexSummary
 
 

@@ -65,12 +65,6 @@ def provenance_of(run: Run) -> dict[str, Any]:
     return {"evidence": "observed" if provenance else None, "provenance": provenance}
 
 
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def to_go(run: Run) -> float | None:
     """The seconds that are left, as the job or else its plan says."""
     eta_s = run.progress.get("eta_s")

@@ -4,9 +4,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from saescope.progress import duration
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Run
-from saescope_mcp.kinds.kind import Kind, duration, provenance_of, to_go
+from saescope_mcp.kinds.kind import Kind, provenance_of, to_go
 from saescope_mcp.replies.pictures import of_training
 from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.state import Placement, Source, load_call

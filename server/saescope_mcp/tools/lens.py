@@ -4,10 +4,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from saescope.progress import duration
 from saescope.verdicts import Signal
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
-from saescope_mcp.kinds.kind import duration
 from saescope_mcp.replies.facts import provenance, read_on
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.replies.waiting import result_or_job, still_running

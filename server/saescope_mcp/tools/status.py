@@ -9,10 +9,11 @@ from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope.errors import SaescopeError
+from saescope.progress import duration
 from saescope_mcp.binding import kept_document, next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
-from saescope_mcp.kinds import duration, ended, kind_of, to_go
+from saescope_mcp.kinds import ended, kind_of, to_go
 from saescope_mcp.replies import RESULT_APP, Tool, refusal
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.status import (

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 
+from saescope.progress import duration
 from saescope_mcp.cli.cells import text_of
 from saescope_mcp.cli.renderers.parts import Document, facts, rows, size
 from saescope_mcp.cli.typed import as_command
-from saescope_mcp.kinds import duration
 
 
 def find_saes(document: Document, console: Console) -> None:

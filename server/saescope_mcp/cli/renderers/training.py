@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 
+from saescope.progress import duration
 from saescope_mcp.cli.cells import text_of
 from saescope_mcp.cli.renderers.parts import Document, facts, percent, rows, size, spark
 from saescope_mcp.cli.typed import in_shell
-from saescope_mcp.kinds import duration
 
 CURVES = {
     "loss": "loss",
