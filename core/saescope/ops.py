@@ -180,10 +180,33 @@ def acts_above(
     return from_dense(hidden_pre.relu() * (hidden_pre > threshold))
 
 
+def top_of_rows(
+    values: Float[Tensor, "n width"], k: int
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The k largest of each row, exactly, through the maxima of strided groups: k groups hold them
+    all."""
+    width = values.shape[1]
+    group = next((size for size in (8, 4, 2) if width % size == 0 and width // size >= 4 * k), 1)
+    if group == 1:
+        top = values.topk(k, dim=1, sorted=False)
+        return top.values, top.indices
+    stride = width // group
+    # Each of the k largest values lies in a group whose maximum is among the k largest maxima: k
+    # groups of `group` members are enough.
+    best = top_of_rows(values.reshape(len(values), group, stride).amax(1), k)[1]
+    # Group g holds columns g, g + stride, g + 2 stride, ...: [n, k] -> [n, group, k] -> [n, group *
+    # k].
+    members = (
+        best[:, None, :] + torch.arange(0, width, stride, device=values.device)[None, :, None]
+    ).flatten(1)
+    top = values.gather(1, members).topk(k, dim=1, sorted=False)
+    return top.values, members.gather(1, top.indices)
+
+
 def topk_entries(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
     """relu(topk(hidden_pre)) with k entries for each position, zeros where fewer are positive (Gao
     et al. 2024, arXiv:2406.04093)."""
-    values, features = hidden_pre.topk(k, dim=-1, sorted=False)
+    values, features = top_of_rows(hidden_pre, k)
     # [n_pos, k] -> [n_pos * k]: row-major flattening keeps entries sorted by position, as CSR
     # needs.
     offsets = torch.arange(0, k * len(values) + 1, k, device=values.device)

@@ -20,7 +20,7 @@ from saescope_mcp.cli.renderers.parts import bar, spark
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.verbs import VERBS
-from saescope_mcp.cli.warm import Told
+from saescope_mcp.cli.warm import CommandOutcome
 from saescope_mcp.jobs import Run
 from saescope_mcp.schemas.index import IndexFeaturesReply, IndexSummary
 from saescope_mcp.schemas.status import JobRow, JobStatusReply
@@ -35,7 +35,7 @@ def seen(tool: str, document: Document, *, width: int = 80, color: str | None = 
     """What stands on a terminal; without a width, in a pipe."""
     file = io.StringIO()
     where: Any = {"width": width, "force_terminal": True, "color_system": color} if width else {}
-    show(Told(document, is_error=False), Terminal(file=file, **where), VERBS[tool])
+    show(CommandOutcome(document, is_error=False), Terminal(file=file, **where), VERBS[tool])
     return file.getvalue()
 
 
@@ -313,6 +313,6 @@ async def test_a_next_step_repeats_the_text_that_was_given(tiny: AppState, sae: 
     texts = [PROMPT, "it's a cat"]
     document = await document_of(tiny, "top_features", sae=sae, texts=texts, k=1)
     file = io.StringIO()
-    outcome = Told(document, is_error=False)
+    outcome = CommandOutcome(document, is_error=False)
     show(outcome, Terminal(file=file), VERBS["top_features"], {"texts": texts})
     assert "--texts 'it'\"'\"'s a cat'" in file.getvalue() and "..." not in file.getvalue()

@@ -12,13 +12,13 @@ from tests.server.test_terminal import COMMON, printed, shown_at
 
 from saescope.progress import sparing
 from saescope_mcp.app import ALL_TOOLS
-from saescope_mcp.binding import Outcome
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.typed import as_command
 from saescope_mcp.cli.verbs import VERBS
+from saescope_mcp.cli.warm import CommandOutcome
 from saescope_mcp.schemas.common import next_call
 
 SCORES = {
@@ -129,7 +129,7 @@ def test_a_pipe_gets_no_spaces_at_the_ends_of_lines() -> None:
         "b": 1,
         "long": "z",
     }
-    show(Outcome(document, is_error=False), Terminal(file=file))
+    show(CommandOutcome(document, is_error=False), Terminal(file=file))
     assert all(line == line.rstrip() for line in file.getvalue().splitlines())
 
 

@@ -22,7 +22,7 @@ from saescope_mcp.cli.following import fields_of, live_display
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.cli.verbs import VERBS
-from saescope_mcp.cli.warm import Told
+from saescope_mcp.cli.warm import CommandOutcome
 from saescope_mcp.jobs import Run
 
 WIDTHS = (30, 40, 60, 80, 120)
@@ -50,7 +50,7 @@ COMMON = {
 
 def printed(document: dict[str, Any], *, is_error: bool = False) -> str:
     file = io.StringIO()
-    show(Told(document, is_error), Terminal(file=file, width=200, color_system=None))
+    show(CommandOutcome(document, is_error), Terminal(file=file, width=200, color_system=None))
     return file.getvalue()
 
 
@@ -109,7 +109,7 @@ def shown_at(width: int, document: dict[str, Any]) -> str:
     """On a terminal of this width."""
     file = io.StringIO()
     console = Terminal(file=file, width=width, force_terminal=True, color_system=None)
-    show(Told(document, is_error=False), console)
+    show(CommandOutcome(document, is_error=False), console)
     return file.getvalue()
 
 
@@ -151,7 +151,7 @@ def test_numbers_are_whole_at_every_width_and_names_fold(seed: int) -> None:
 def test_a_pipe_takes_rows_as_wide_as_they_are() -> None:
     rows = random_rows(random.Random(1))
     file = io.StringIO()
-    show(Told({**COMMON, "summary": "s " * 90, "rows": rows}, False), Terminal(file=file))
+    show(CommandOutcome({**COMMON, "summary": "s " * 90, "rows": rows}, False), Terminal(file=file))
     said, _title, _heading, *lines = file.getvalue().splitlines()
     assert said.strip() == ("s " * 90).strip()
     for row, line in zip(rows, lines, strict=True):

@@ -17,7 +17,7 @@ from saescope_mcp.cli.flags import arguments_from, flag_of, options_of
 from saescope_mcp.cli.helping import ToolCommand, Tools, example_of
 from saescope_mcp.cli.typed import description_in_shell, program
 from saescope_mcp.cli.verbs import LOADING, OUTLIVE, SHORT, VERBS, Verb
-from saescope_mcp.cli.warm import CommandCall, Told, work_of_another
+from saescope_mcp.cli.warm import CommandCall, CommandOutcome, work_of_another
 
 app = typer.Typer(
     cls=Tools,
@@ -181,7 +181,7 @@ def _check_complete(verb: Verb, arguments: dict[str, Any]) -> None:
         raise typer.Exit(MISUSED)
 
 
-def _outcome(verb: Verb, asked: CommandCall, *, as_json: bool) -> Told:
+def _outcome(verb: Verb, asked: CommandCall, *, as_json: bool) -> CommandOutcome:
     """A warm process is asked first: what a command imports to do the work takes a second."""
     say = sparing(_say)
     try:
@@ -190,10 +190,10 @@ def _outcome(verb: Verb, asked: CommandCall, *, as_json: bool) -> Told:
     except ConfigError as error:
         from saescope_mcp.replies import refusal
 
-        return Told(dict(refusal(verb.tool, error)), is_error=True)
+        return CommandOutcome(dict(refusal(verb.tool, error)), is_error=True)
 
 
-def _own_work(verb: Verb, asked: CommandCall, say: Say, *, as_json: bool) -> Told:
+def _own_work(verb: Verb, asked: CommandCall, say: Say, *, as_json: bool) -> CommandOutcome:
     from saescope_mcp.app import ALL_TOOLS
     from saescope_mcp.cli.calls import call
     from saescope_mcp.cli.following import start_and_follow
@@ -206,16 +206,16 @@ def _own_work(verb: Verb, asked: CommandCall, say: Say, *, as_json: bool) -> Tol
         done = start_and_follow(tool, arguments, of_load, console=console, say=say)
     else:
         done = call(tool, arguments, of_load, say)
-    return Told(done.document, done.is_error)
+    return CommandOutcome(done.document, done.is_error)
 
 
-def _print_json(outcome: Told) -> None:
+def _print_json(outcome: CommandOutcome) -> None:
     from saescope_mcp.cli.terminal import json_line
 
     sys.stdout.write(json_line(outcome.document) + "\n")
 
 
-def _show(verb: Verb, outcome: Told, arguments: dict[str, Any]) -> None:
+def _show(verb: Verb, outcome: CommandOutcome, arguments: dict[str, Any]) -> None:
     from saescope_mcp.cli.show import show
     from saescope_mcp.cli.terminal import Terminal
 

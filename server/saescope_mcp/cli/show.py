@@ -10,11 +10,11 @@ from saescope_mcp.cli.cells import render
 from saescope_mcp.cli.renderers import RENDERERS
 from saescope_mcp.cli.typed import as_command, error_in_shell, help_in_shell, in_shell
 from saescope_mcp.cli.verbs import Verb
-from saescope_mcp.cli.warm import Told
+from saescope_mcp.cli.warm import CommandOutcome
 
 
 def show(
-    outcome: Told,
+    outcome: CommandOutcome,
     console: Console,
     verb: Verb | None = None,
     given: Mapping[str, Any] | None = None,

@@ -45,7 +45,7 @@ class CommandCall(NamedTuple):
     """What is said of the SAE's load."""
 
 
-class Told(NamedTuple):
+class CommandOutcome(NamedTuple):
     """What a call came to, as a command tells it: of the binder's `Outcome` what comes through a
     socket, since the binder takes longer to import than a warm process to answer."""
 
@@ -53,7 +53,7 @@ class Told(NamedTuple):
     is_error: bool
 
 
-def work_of_another(asked: CommandCall, say: Say) -> Told | None:
+def work_of_another(asked: CommandCall, say: Say) -> CommandOutcome | None:
     """The outcome of a call, by the process that `saescope warm` started; None where there is none,
     or it is busy, or of another version or other settings."""
     if not hasattr(socket, "AF_UNIX") or not (place := home() / SOCKET).exists():
@@ -68,7 +68,7 @@ def work_of_another(asked: CommandCall, say: Say) -> Told | None:
             return None  # it ended, or does not speak as we do
 
 
-def _heard(there: socket.socket, say: Say) -> Told | None:
+def _heard(there: socket.socket, say: Say) -> CommandOutcome | None:
     with there.makefile("rb") as lines:
         while line := lines.readline(MOST_BYTES):
             told = parse(line)
@@ -78,7 +78,7 @@ def _heard(there: socket.socket, say: Say) -> Told | None:
                 document = dict(told["document"])
                 if told["is_error"] and document["code"] in FOR_ROOM:
                     return None
-                return Told(document, is_error=bool(told["is_error"]))
+                return CommandOutcome(document, is_error=bool(told["is_error"]))
             else:
                 say("the warm process is busy, or of other code or settings: it is not used")
                 return None

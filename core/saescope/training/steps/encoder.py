@@ -35,29 +35,6 @@ def chunks(
         yield Chunk(start, times_rows(x[start : start + n_rows], weights, bias))
 
 
-def top_of_rows(
-    values: Float[Tensor, "n width"], k: int
-) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """The k largest of each row, exactly, through the maxima of strided groups: k groups hold them
-    all."""
-    width = values.shape[1]
-    group = next((size for size in (8, 4, 2) if width % size == 0 and width // size >= 4 * k), 1)
-    if group == 1:
-        top = values.topk(k, dim=1, sorted=False)
-        return top.values, top.indices
-    stride = width // group
-    # Each of the k largest values lies in a group whose maximum is among the k largest maxima: k
-    # groups of `group` members are enough.
-    best = top_of_rows(values.view(len(values), group, stride).amax(1), k)[1]
-    # Group g holds columns g, g + stride, g + 2 stride, ...: [n, k] -> [n, group, k] -> [n, group *
-    # k].
-    members = (
-        best[:, None, :] + torch.arange(0, width, stride, device=values.device)[None, :, None]
-    ).flatten(1)
-    top = values.gather(1, members).topk(k, dim=1, sorted=False)
-    return top.values, members.gather(1, top.indices)
-
-
 class SparseEntries(NamedTuple):
     """The entries of one chunk in row order."""
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.ops import sizes_are_free
+from saescope.ops import sizes_are_free, top_of_rows
 from saescope.training.losses import topk_loss
 from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
 from saescope.training.steps.base import Step, StepResult, squared_errors
@@ -29,7 +29,6 @@ from saescope.training.steps.encoder import (
     join,
     largest,
     level_edges,
-    top_of_rows,
 )
 from saescope.training.steps.support import Grads, SparseSupport, bag, edges_of, sampled_dots
 
