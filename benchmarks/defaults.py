@@ -4,13 +4,13 @@ sae-lens 6.54's, on the same batches.
 Runs in the environment of the peers (sae-lens 6.54.12; our core needs only torch, jaxtyping,
 safetensors, platformdirs):
 
-    PYTHONPATH=core python benchmarks/defaults.py toy     # sparse combinations of known features
+    PYTHONPATH=core python benchmarks/defaults.py world   # known features; needs scipy too
     PYTHONPATH=core python benchmarks/defaults.py acts.safetensors --d-sae 4608
                                           # tensors "train" and "held" of shape [n, d]
 
 Every SAE sees each position of "train" once, in order, and is scored as it is saved, on "held": L0,
-explained variance, share of features that never fire there, and for known features the mean over
-them of the largest cosine with a decoder row. sae-lens gets the defaults of its runner (lr 3e-4, no
+explained variance, share of features that never fire there, and in a world of known features what
+`saescope.worlds` scores. sae-lens gets the defaults of its runner (lr 3e-4, no
 warm-up, no normalisation), our k, and for the variable-L0 architectures a row for each coefficient:
 "EV at our L0" is interpolated between them in log L0, for equal sparsity.
 """
@@ -21,13 +21,15 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from saescope.worlds import World, WorldConfig, score_on_world
 
 warnings.simplefilter("ignore")
 
@@ -51,7 +53,7 @@ class Problem:
 
     train: Tensor
     held: Tensor
-    features: Tensor | None = None
+    world: World | None = None
     k: float = 32.0
     d_sae: int = 4608
 
@@ -62,63 +64,23 @@ class Score(NamedTuple):
     dead: float
     cosine: float
     found: float
-    """Share of the true features with a decoder row at a cosine above 0.9."""
+    f1: float
     seconds: float
 
 
-@dataclass
-class Toy:
-    """Unit vectors that fire with frequencies like Zipf's, with positive magnitudes, on top of a
-    mean and some noise."""
-
-    d: int = 64
-    n_true: int = 192
-    active: float = 6.0
-    d_sae: int = 256
-    n_train: int = 400_000
-    exponent: float = 0.7
-    scale: float = 5.0
-    mean: float = 2.0
-    noise: float = 0.02
-    seed: int = 0
-    rates: Tensor = field(init=False)
-
-    def problem(self) -> Problem:
-        generator = torch.Generator().manual_seed(self.seed)
-        features = torch.nn.functional.normalize(
-            torch.randn(self.n_true, self.d, generator=generator), dim=1
-        )
-        zipf = torch.arange(1, self.n_true + 1).float() ** -self.exponent
-        low, high = 0.0, 1e9
-        for _ in range(
-            100
-        ):  # rates proportional to 1/rank^exponent, at most 0.5, that sum to `active`
-            scale = (low + high) / 2
-            low, high = (
-                (scale, high)
-                if float((zipf * scale).clamp(max=0.5).sum()) < self.active
-                else (low, scale)
-            )
-        self.rates = (zipf * low).clamp(max=0.5)
-        centre = self.mean * torch.randn(self.d, generator=generator) / self.d**0.5
-
-        def draw(n: int) -> Tensor:
-            fires = torch.rand(n, self.n_true, generator=generator) < self.rates
-            acts = fires * (0.5 + torch.rand(n, self.n_true, generator=generator))
-            return self.scale * (
-                acts @ features + centre + self.noise * torch.randn(n, self.d, generator=generator)
-            )
-
-        return Problem(draw(self.n_train), draw(20_000), features, self.active, self.d_sae)
-
-
-TOYS = {
-    "toy": Toy(d_sae=192),
-    "small": Toy(d=32, n_true=64, active=3.0, d_sae=64, n_train=200_000, scale=1.0, mean=0.0),
-    "wide": Toy(
-        d=128, n_true=512, active=10.0, d_sae=512, scale=40.0, n_train=500_000, exponent=1.0
-    ),
+WORLDS = {
+    "world": (WorldConfig(), 8.0, 400_000),
+    "small": (WorldConfig(d_in=32, n_features=64, l0=3.0), 3.0, 200_000),
+    "wide": (WorldConfig(d_in=768, n_features=16_384, l0=32.0, zipf=0.9), 32.0, 2_000_000),
 }
+"""Worlds of known features, the L0 to learn them at, and positions to train on."""
+
+
+def of_world(name: str, seed: int) -> Problem:
+    cfg, k, n_train = WORLDS[name]
+    world = World(replace(cfg, seed=seed))
+    train = torch.cat([*world.batches(1024, n_train)])
+    return Problem(train, world.sample(20_000, seed=0).acts, world, k, cfg.n_features)
 
 
 def score(
@@ -135,18 +97,24 @@ def score(
         n_active += float((acts > 0).sum())
         error += float((decode(acts) - x).square().sum())
     total = float((problem.held - problem.held.mean(0)).square().sum())
-    cosine = found = math.nan
-    if problem.features is not None:
-        best = (problem.features @ torch.nn.functional.normalize(rows.float(), dim=1).T).amax(1)
-        cosine, found = float(best.mean()), float((best > 0.9).float().mean())
+    truth = score_on_world(_Coded(encode, decode, rows), problem.world) if problem.world else None
     return Score(
         n_active / len(problem.held),
         1 - error / total,
         float((fired == 0).float().mean()),
-        cosine,
-        found,
+        truth.cosine if truth else math.nan,
+        truth.found if truth else math.nan,
+        truth.f1 if truth else math.nan,
         seconds,
     )
+
+
+class _Coded(NamedTuple):
+    """Either library's SAE, as `score_on_world` takes it."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    W_dec: Tensor
 
 
 def ours(problem: Problem, architecture: str, batch_size: int, **knobs: Any) -> Score:
@@ -245,7 +213,7 @@ def line(who: str, architecture: str, row: Score) -> None:
     print(
         f"| {architecture} | {who} | {row.l0:.1f} | {row.explained_variance:.4f} | "
         f"{row.dead:.1%} | {row.cosine:.3f} | {row.found:.0%} "
-        f"| {row.seconds:.0f} |",
+        f"| {row.f1:.3f} | {row.seconds:.0f} |",
         flush=True,
     )
 
@@ -277,12 +245,14 @@ def main() -> None:
     parser.add_argument(
         "--peer-lr", type=float, nargs="*", default=[3e-4], help="sae-lens's; its default is 3e-4"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the world; runs have seed 0")
     parser.add_argument("--n-train", type=int, default=0)
     parser.add_argument("--knobs", type=json.loads, default={})
     parser.add_argument("--who", nargs="*", default=["ours", "sae-lens"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    problem = TOYS[args.problem].problem() if args.problem in TOYS else from_file(args.problem)
+    known = args.problem in WORLDS
+    problem = of_world(args.problem, args.seed) if known else from_file(args.problem)
     problem.d_sae, problem.k = args.d_sae or problem.d_sae, args.k or problem.k
     problem.train = problem.train[: args.n_train or None]
     args.batch_size = args.batch_size or default_batch_size(len(problem.train))
@@ -292,7 +262,7 @@ def main() -> None:
     )
     print(
         "| architecture | trained by | L0 | explained variance | dead | cosine | found "
-        "| s |\n|---|---|---|---|---|---|---|---|"
+        "| F1 | s |\n|---|---|---|---|---|---|---|---|---|"
     )
     for architecture in args.architectures:
         compare(problem, architecture, args)
@@ -321,7 +291,7 @@ def compare(problem: Problem, architecture: str, args: argparse.Namespace) -> No
         if mine and coefficient:
             print(
                 f"| {architecture} | sae-lens lr={lr:g} at our L0 | {mine.l0:.1f} | "
-                f"{interpolated(rows, mine.l0):.4f} | | | | |",
+                f"{interpolated(rows, mine.l0):.4f} | | | | | |",
                 flush=True,
             )
 

@@ -87,6 +87,9 @@ PARTS = {
         "check_set",
         "evaluate",
         "publish_sae",
+        "World",
+        "WorldConfig",
+        "score_on_world",
     ),
 }
 

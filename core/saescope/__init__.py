@@ -78,6 +78,9 @@ if TYPE_CHECKING:
     from saescope.training import train as train
     from saescope.training import train_config as train_config
     from saescope.training import train_configs as train_configs
+    from saescope.worlds import World as World
+    from saescope.worlds import WorldConfig as WorldConfig
+    from saescope.worlds import score_on_world as score_on_world
 
 __version__ = "0.1.0"
 
@@ -92,6 +95,8 @@ _HOME = {
     "SAE": "saes",
     "SAESet": "sets",
     "TrainConfig": "training",
+    "World": "worlds",
+    "WorldConfig": "worlds",
     "as_stack": "stack",
     "attribute": "attribution",
     "check_report": "reports",
@@ -143,6 +148,7 @@ _HOME = {
     "record_activations": "hooks",
     "run_with_cache_with_saes": "splice",
     "run_with_saes": "splice",
+    "score_on_world": "worlds",
     "select_features": "search",
     "settle": "origin",
     "steer": "steering",

@@ -11,6 +11,7 @@ EXTRAS = {
     "datasets": "datasets",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
+    "scipy": "worlds",
 }
 """The extra in pyproject.toml that installs a package."""
 
