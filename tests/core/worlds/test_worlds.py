@@ -103,7 +103,7 @@ def test_the_same_seeds_are_the_same_world_and_others_are_others() -> None:
     ("field", "value"),
     [("l0", 300.0), ("n_features", 1), ("children", 1.0), ("noise", -0.1), ("zipf", float("nan"))],
 )
-def test_a_world_that_cannot_be_is_refused_by_name(field: str, value: float) -> None:
+def test_a_world_that_cannot_be_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ArgumentError) as caught:
         WorldConfig(**{field: value})
     assert (caught.value.code, caught.value.field) == ("BAD_WORLD", field)
