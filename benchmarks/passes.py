@@ -4,10 +4,10 @@ an evaluation, with the embedded model and SAE.
     PYTHONPATH=core python benchmarks/passes.py [--rounds 3] [--tokens 20000]
 
 A plain pass is transformers alone, on the same tokens, one thread; both sides take turns. An
-attribution has 128 tokens, k 10 and 19 controls, and is beside one forward and backward pass from
-the SAE's layer up, with the layers below it read once. A steered text has a baseline, a steered row
-and two controls, and is beside `generate` of as many rows. An evaluation is beside the passes that
-it cannot do without: to the site, and from there with each of what stands in.
+attribution has 128 tokens, k 10 and 19 controls, and is beside one forward and backward pass. A
+steered text has a baseline, a steered row and 19 controls, with all that is measured of them, and
+is beside `generate` of as many rows. An evaluation is beside the passes that it cannot do without:
+to the site, and from there with each of what stands in.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from saescope.embedded import model_dir
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
 
-LAYER, N_PROMPT, N_NEW, ROWS = 14, 128, 48, 4
+LAYER, N_PROMPT, N_NEW, N_CONTROLS = 14, 128, 48, 19
 PROMPT = "My sister lost her keys and called our mother because"
 FEATURE = 4432
 STAND_INS = 6
@@ -79,7 +79,7 @@ def steering(rounds: int) -> list[float]:
     reference = ss.check_sae(model, sae).acts
 
     def plain() -> None:
-        rows = tokens.ids.repeat(ROWS, 1)
+        rows = tokens.ids.repeat(2 + N_CONTROLS, 1)
         hf.generate(
             rows,
             attention_mask=torch.ones_like(rows),
@@ -89,8 +89,11 @@ def steering(rounds: int) -> list[float]:
         )
 
     def ours() -> None:
-        made = ss.steer(model, sae, tokens, edits, reference=reference, max_new_tokens=N_NEW)
-        assert len([made.baseline, *made.steered, *made.controls]) == ROWS
+        made = ss.steer(
+            model, sae, tokens, edits, reference=reference, max_new_tokens=N_NEW,
+            n_controls=N_CONTROLS,
+        )  # fmt: skip
+        assert len([made.baseline, *made.steered, *made.controls]) == 2 + N_CONTROLS
 
     ours()
     plain()
@@ -101,7 +104,7 @@ def evaluation(rounds: int, n_tokens: int) -> list[float]:
     """An evaluation / the passes that it needs."""
     model, sae, hf = loaded()
     context = sae.cfg.metadata.context_size or 256
-    ids = text_tokens(model, n_tokens // context * context).ids.reshape(-1, context)
+    ids = text_tokens(model, context).ids.expand(n_tokens // context, -1)  # any text costs the same
     below, above = hf.model.layers[: LAYER + 1], hf.model.layers[LAYER + 1 :]
 
     def through(layers: Any, rows: torch.Tensor) -> None:

@@ -21,6 +21,9 @@ from saescope.variants import Variants, forward_variants
 MAX_LOGITS = 2**26
 """Logits held at a time (256 MB as float32)."""
 
+ROWS = 16
+"""Positions whose divergences are computed at a time: what lies between stays near the caches."""
+
 CHECKED = 16
 """Contexts after which the host waits for the device and looks whether all was finite."""
 
@@ -155,7 +158,12 @@ class _SecondPass:
             self.sums.add("n_ce", groups, torch.ones_like(losses), where=predicts)
             self.sums.add("n_kl", groups, torch.ones_like(losses), where=mask)
             return
-        kl = (clean.exp() * (clean - log_p)).sum(-1)
+        kl = torch.cat(
+            [
+                (p.exp() * (p - q)).sum(-1)
+                for p, q in zip(clean.split(ROWS), log_p.split(ROWS), strict=True)
+            ]
+        )
         self.sums.add(f"kl.{name}", groups, kl, where=mask)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError
 from saescope.fence import open_file, present
+from saescope.finite import all_finite
 from saescope.formats.source import FileSource
 
 MAX_HEADER_BYTES = 1 << 20
@@ -184,7 +185,7 @@ def open_weights(source: FileSource, name: str) -> Generator[Weights]:
 
 def n_not_finite(tensor: Tensor) -> int:
     """How many values are NaN or infinite; without a temporary copy where there are none."""
-    if not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all()):
+    if bool(all_finite(tensor)):
         return 0
     return int((~tensor.isfinite()).sum())
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import NumericError
+from saescope.finite import all_finite
 from saescope.saes import ARCHITECTURES, SAE, SAEMetadata
 from saescope.training.config import TrainConfig
 from saescope.training.objective import Params
@@ -29,7 +30,7 @@ def finished_sae(
     Raises:
         NumericError: the weights are not finite.
     """
-    bad = [name for name, tensor in params.items() if not bool(tensor.isfinite().all())]
+    bad = [name for name, tensor in params.items() if not bool(all_finite(tensor))]
     if bad:
         raise NumericError(
             f"Training diverged: {', '.join(bad)} are not finite.",
