@@ -33,6 +33,7 @@ HOOK, HF_HOOK = "blocks.14.hook_resid_post", "model.layers.14"
 CONTEXT, BATCH, D_IN, D_SAE, K = 256, 4096, 576, 9216, 32
 SPARE_CONTEXTS, HELD_CONTEXTS = 60, 40
 """sae-lens reads ahead of what it trains on; behind that is what both are scored on."""
+CORE = str(Path(__file__).parents[1] / "core")
 OURS, PEERS = ("storing", "cached", "online"), ("sae-lens", "sae-lens hf")
 NAMES = {
     "online": "saescope, online",
@@ -195,7 +196,10 @@ def start(how: str, args: argparse.Namespace, home: str) -> dict[str, float]:
     options += ["--out", out]
     command = [python, __file__, args.model, args.text, args.peers, *options]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"SAESCOPE_HOME": home}
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"SAESCOPE_HOME": home, "PYTHONPATH": CORE},  # harvest.py needs it too
     )
     if done.returncode:
         raise SystemExit(f"{how} failed:\n{done.stderr[-3000:]}")
