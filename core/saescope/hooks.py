@@ -13,6 +13,9 @@ from torch import Tensor
 
 from saescope.errors import HookError
 from saescope.models import LanguageModel, StopForward
+from saescope.models.kv_cache import first_cached, require_reach
+from saescope.names import split_hook
+from saescope.progress import NOBODY, Advance
 
 Edit = Callable[[Tensor], Tensor]
 """Takes the activation at a hook and returns what stands there instead: a new tensor of the same
@@ -61,9 +64,10 @@ def record_activations(
     hook_names: Iterable[str],
     *,
     mask: Bool[Tensor, "batch n_pos"] | None = None,
+    past: Any = None,
 ) -> dict[str, Tensor]:
     """Activations at each hook, `[batch, n_pos, ...]`; the model runs no further than the last of
-    them.
+    them. With a cache, `past`, the ids follow on it.
 
     Raises:
         HookError: the model has no such hook, or it never fired, or it fires several times in one
@@ -77,8 +81,43 @@ def record_activations(
         last = len(recorded) + 1 == len(pending)
         recorded[name] = x if last else x.clone()  # some families add to it in place later on
 
-    stream_activations(model, ids, pending, take=keep, mask=mask)
+    stream_activations(model, ids, pending, take=keep, mask=mask, past=past)
     return recorded
+
+
+def record_texts(
+    model: LanguageModel,
+    ids: Int[Tensor, "batch n_pos"],
+    hook_names: Iterable[str],
+    *,
+    advance: Advance = NOBODY,
+) -> dict[str, Tensor]:
+    """`record_activations` of texts of one length, in chunks where they are long
+    (`LanguageModel.passes`): equal to one pass up to rounding, and attention takes the memory of a
+    chunk. `advance` hears of the positions that are read.
+
+    Raises:
+        HookError: as `record_activations`.
+        ModelError: the cache did not grow by the tokens fed.
+    """
+    names = list(dict.fromkeys(hook_names))
+    passes = model.passes(ids.shape[1])
+    if len(passes) == 1:
+        found = record_activations(model, ids, names)
+        advance(ids.shape[1])
+        return found
+    past, parts = model.new_cache(), list[dict[str, Tensor]]()
+    # A pass that ended before the first attention layer would leave the next one at position 0.
+    counting_layer = first_cached(past)
+    wanted = [*names, f"blocks.{counting_layer}.hook_resid_post"]
+    layers = [split_hook(name)[0] for name in wanted]
+    below = max(model.n_layers if layer is None else layer for layer in layers)
+    for first, end in passes:
+        found = record_activations(model, ids[:, first:end], wanted, past=past)
+        require_reach(past, n_tokens=end, below=max(below, counting_layer + 1))
+        parts.append({name: found[name] for name in names})
+        advance(end - first)
+    return {name: torch.cat([part[name] for part in parts], dim=1) for name in names}
 
 
 def stream_activations(
@@ -88,6 +127,7 @@ def stream_activations(
     *,
     take: Callable[[str, Tensor], None],
     mask: Bool[Tensor, "batch n_pos"] | None = None,
+    past: Any = None,
 ) -> None:
     """Call `take` with the name and the activation of each hook at the moment it fires; the model
     may change that tensor in place once `take` is through.
@@ -107,7 +147,7 @@ def stream_activations(
 
     for name in pending:
         model.require_hook(name)
-    model.run(ids, [(name, partial(keep, name)) for name in pending], mask=mask)
+    model.run(ids, [(name, partial(keep, name)) for name in pending], mask=mask, past=past)
     silent = [name for name in pending if name not in fired]
     if silent:
         raise HookError(

@@ -34,6 +34,10 @@ def counting(progress: Progress | None, n_all: int, *, n_before: int = 0) -> Adv
     return done
 
 
+NOBODY: Advance = counting(None, 0)
+"""The `Advance` of a caller that wants to hear nothing."""
+
+
 def silent(message: str) -> None:
     """The `Say` of a caller that wants to hear nothing."""
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from saescope.errors import HookError, MismatchError, NumericError
 from saescope.finite import require_finite
-from saescope.hooks import Edit, edit_activations, hook_shape, record_activations
+from saescope.hooks import Edit, edit_activations, hook_shape, record_texts
 from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.origin import require_settled
+from saescope.progress import NOBODY, Advance
 from saescope.saes import SAE, SAEConfig, SAEMetadata
 from saescope.sinks import find_sinks
 
@@ -177,12 +178,17 @@ def read_site(model: LanguageModel, sae: SAE, ids: Int[Tensor, "batch n_pos"]) -
 
 
 def read_sites(
-    model: LanguageModel, saes: Sequence[SAE], ids: Int[Tensor, "batch n_pos"]
+    model: LanguageModel,
+    saes: Sequence[SAE],
+    ids: Int[Tensor, "batch n_pos"],
+    *,
+    advance: Advance = NOBODY,
 ) -> list[SiteRecord]:
-    """Run the model once, up to the last of the SAEs' sites, and encode what arrives at each."""
-    # One pass for all; a forward pass ends at the last hook that is asked for.
+    """Run the model once, up to the last of the SAEs' sites, and encode what arrives at each; a
+    long text in chunks, of whose positions `advance` hears."""
+    # One reading for all; a forward pass ends at the last hook that is asked for.
     hook_names = [name for sae in saes for name in site_hooks(sae)]
-    recorded = record_activations(model, ids, hook_names)
+    recorded = record_texts(model, ids, hook_names, advance=advance)
     records: list[SiteRecord] = []
     for sae in saes:
         here = {name: recorded[name] for name in site_hooks(sae)}

@@ -10,6 +10,7 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel, Tokens
+from saescope.progress import NOBODY, Advance
 from saescope.saes import SAE
 from saescope.splice import (
     SiteRecord,
@@ -33,10 +34,12 @@ class Stack:
     given: tuple[int, ...]
     """The place of each SAE in the list that the stack was made of."""
 
-    def read(self, ids: Int[Tensor, "batch n_pos"]) -> list[SiteRecord]:
-        """What each SAE sees and makes of a batch, from one forward pass that goes no further than
-        the last site."""
-        return read_sites(self.model, self.saes, ids)
+    def read(
+        self, ids: Int[Tensor, "batch n_pos"], *, advance: Advance = NOBODY
+    ) -> list[SiteRecord]:
+        """What each SAE sees and makes of a batch, from one reading that goes no further than the
+        last site; `advance` hears of the positions of each pass."""
+        return read_sites(self.model, self.saes, ids, advance=advance)
 
     def name(self, i: int) -> str:
         """SAE `i` in words: no two of a stack write one site."""

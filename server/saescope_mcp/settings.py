@@ -93,16 +93,19 @@ class Settings(BaseModel):
     sink_factor: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     """Times the typical norm at a site beyond which a position is left out as an attention sink; 0:
     none is."""
-    max_prompt_chars: int = Field(default=65536, ge=1)
+    max_prompt_chars: int = Field(default=2**18, ge=1)
     """Characters of one text."""
     max_id_chars: int = Field(default=256, ge=1)
     """Characters of a name, a handle or a pattern."""
     max_path_chars: int = Field(default=4096, ge=1)
     """Characters of a path."""
     max_tokens: int = Field(default=1024, ge=1)
-    """Tokens of one text on a CPU; a GPU takes twice as many."""
+    """Tokens of one text that is read in one pass, on a CPU; a GPU takes twice as many."""
+    max_long_tokens: int = Field(default=4096, ge=1)
+    """Tokens of one text of encode_text, top_features and steer_generate, which read in chunks, on
+    a CPU; a GPU takes eight times as many."""
     max_tokens_per_call: int = Field(default=8192, ge=1)
-    """Tokens of all texts of a call."""
+    """Tokens of all texts of a call on a CPU; a GPU takes four times as many."""
     max_texts: int = Field(default=16, ge=1)
     """Texts of a call."""
     max_prompts: int = Field(default=64, ge=1)

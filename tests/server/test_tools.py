@@ -370,7 +370,7 @@ async def test_features_outside_the_sae_are_refused(tiny: AppState, sae: str) ->
     assert error["code"] == "FEATURE_OUT_OF_RANGE" and "255" in error["allowed"]
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_tokens": 4}, {"max_tokens_per_call": 4}])
+@pytest.mark.parametrize("limits", [{}, {"max_long_tokens": 4}, {"max_tokens_per_call": 4}])
 async def test_a_text_beyond_the_context_or_a_limit_is_refused(
     tiny: AppState, sae: str, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from saescope.features.index import FeatureIndex
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack
 from saescope.features.reading.text_scores import scores_of
 from saescope.models import LanguageModel, Tokens
+from saescope.progress import Progress, counting
 from saescope.records.features import RankedFeature, Ranking, SAECount, TextToken
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
@@ -72,13 +74,14 @@ def rank_features(
     offset: int = 0,
     include_special: bool = False,
     index: FeatureIndex | Sequence[FeatureIndex | None] | None = None,
+    progress: Progress | None = None,
 ) -> Ranking:
     """Features by maximum, mean or count of tokens, or those that fire more on `texts` than on
     `against` (a contrast): by the statistic and in the order of `contrast_texts`, with one text on
     a side by the difference of activation.
 
     Features of several SAEs stand in one list. `index` (one for each SAE) gives each feature's
-    density in its corpus.
+    density in its corpus. `progress` hears of tokens.
 
     Raises:
         ArgumentError: an unknown ranking, `against` and "contrast" not given together, or a text of
@@ -86,8 +89,14 @@ def rank_features(
     """
     _check_ranking(rank_by, given=bool(against))
     stack = as_stack(model, sae)
-    encoded = encode_stack(stack, texts, include_special=include_special)
-    others = encode_stack(stack, against, include_special=include_special) if against else []
+    read = partial(
+        encode_stack,
+        stack,
+        include_special=include_special,
+        advance=counting(progress, sum(map(len, [*texts, *against]))),
+    )
+    encoded = read(texts)
+    others = read(against) if against else []
     sums = [_sum(each.texts, one) for one, each in zip(stack.as_given, encoded, strict=True)]
     order = _contrasted(stack, encoded, others) if others else _strongest(sums, rank_by)
     most = max(encoded, key=lambda each: each.n_tokens)

@@ -94,6 +94,29 @@ def require_growth(cache: Any, *, before: list[int], fed: int) -> None:
     )
 
 
+def first_cached(cache: Any) -> int:
+    """The first attention layer: positions are counted by what it has in the cache."""
+    return next(i for i, layer in enumerate(cache.layers) if _counts(layer))
+
+
+def require_reach(cache: Any, *, n_tokens: int, below: int) -> None:
+    """Raises ModelError unless all attention layers before layer `below` have seen so many tokens,
+    and those from there on so many or none."""
+    seen = {
+        i: int(layer.get_seq_length()) for i, layer in enumerate(cache.layers) if _counts(layer)
+    }
+    if all(n == n_tokens or (n == 0 and i >= below) for i, n in seen.items()):
+        return
+    raise ModelError(
+        f"After {n_tokens} tokens in chunks the cache of keys and values has "
+        f"{[*seen.values()]} a layer.",
+        code="CACHE_MISMATCH",
+        field="model",
+        hint="This version of transformers or transformer-lens hands the cache on in "
+        "another way: install the versions of constraints.txt, or read a shorter text.",
+    )
+
+
 def translate_cache_argument(bridge: Any) -> None:
     """Let transformer-lens's own layers find the cache under the name that transformers 5.24 gave
     it.

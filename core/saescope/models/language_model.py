@@ -41,6 +41,8 @@ from saescope.names import nearest, split_hook
 __all__ = ["SINK_FACTOR", "LanguageModel", "StopForward"]
 
 SINK_FACTOR = 10.0
+PASS_TOKENS = 1024
+"""Tokens of a text that go through in one pass on a CPU; on a GPU twice as many."""
 HookFunction = Callable[..., Tensor | None]
 """Takes the activation and the hook point; what it returns, if anything, stands there instead."""
 
@@ -62,6 +64,9 @@ class LanguageModel:
         self.bridge = bridge
         self.tokenizer = tokenizer
         self.n_ctx = tokenizer.n_ctx
+        self.pass_tokens = PASS_TOKENS if self.device.type == "cpu" else 2 * PASS_TOKENS
+        """Tokens of the longest text that goes through in one pass; a longer one goes in chunks of
+        half as many, where the model can (`chunks_up_to`)."""
         self.name = name
         self.handle = handle
         self.revision = revision
@@ -170,6 +175,38 @@ class LanguageModel:
         most_off = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
         return torch.allclose(logits, expected, rtol=0, atol=most_off)
 
+    def chunks_up_to(self, n_tokens: int) -> bool:
+        """Whether a text of so many tokens may be read in chunks, each of which finds the keys and
+        values of those before it."""
+        return self.caches_up_to(n_tokens) and self.chunks
+
+    @cached_property
+    def chunks(self) -> bool:
+        """Whether chunks of several tokens give the logits of a full pass at every position, on a
+        few tokens: some recurrent layers begin anew with each."""
+        ids = self.batch(torch.arange(1, 9) % self.d_vocab)
+        expected, past, parts = self.forward(ids)[0], None, list[Tensor]()
+        for fed in ids.split(3, dim=1):
+            logits, past = self.forward(fed, past=past, use_cache=True)
+            parts.append(logits)
+        most_off = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
+        return torch.allclose(torch.cat(parts, dim=1), expected, rtol=0, atol=most_off)
+
+    def passes(self, n_tokens: int) -> list[tuple[int, int]]:
+        """The first position, and the one after the last, of each pass by which a text of so many
+        tokens is read: one pass, or chunks.
+
+        Ask before activations are edited: the first time it runs the model.
+        """
+        if n_tokens <= self.pass_tokens or not self.chunks_up_to(n_tokens):
+            return [(0, n_tokens)]
+        size = self.pass_tokens // 2
+        return [(at, min(at + size, n_tokens)) for at in range(0, n_tokens, size)]
+
+    def new_cache(self) -> Any:
+        """An empty cache of keys and values."""
+        return new_cache(self.bridge.original_model)
+
     def hooks_of_module(self, module: str, side: str) -> tuple[str, ...]:
         """Hooks whose tensor is the "input" or "output" of a module of the Hugging Face model, the
         usual name first."""
@@ -261,7 +298,7 @@ class LanguageModel:
         extra: dict[str, Any] = {"logits_to_keep": last} if last else {}
         before: list[int] = []
         if use_cache:
-            past = new_cache(self.bridge.original_model) if past is None else past
+            past = self.new_cache() if past is None else past
             before = cached_lengths(past)
             extra |= {"use_cache": True, cache_argument(self.bridge.original_model): past}
         with self.lock, torch.set_grad_enabled(grad):
@@ -278,17 +315,24 @@ class LanguageModel:
         hooks: Sequence[tuple[str, HookFunction]],
         *,
         mask: Bool[Tensor, "batch n_pos"] | None = None,
+        past: Any = None,
         grad: bool = False,
     ) -> None:
         """A forward pass with functions at hooks; whoever raises StopForward in one ends it there.
+        With a cache, `past`, the ids are those that follow on it, and the layers that the pass
+        reaches write to it.
 
         Raises:
             ArgumentError: as `attention_mask`.
         """
         attention = None if mask is None else self.attention_mask(mask)
+        extra: dict[str, Any] = {}
+        if past is not None:
+            named = cache_argument(self.bridge.original_model)
+            extra = {"use_cache": True, named: past, "logits_to_keep": 1}
         stop_if_cancelled()
         with self.lock, torch.set_grad_enabled(grad), self.hooked(hooks):
-            self.bridge(self.batch(ids), attention_mask=attention)
+            self.bridge(self.batch(ids), attention_mask=attention, **extra)
 
     def hooked(self, hooks: Sequence[tuple[str, HookFunction]]) -> AbstractContextManager[object]:
         """Functions at hooks while the block runs: what one returns stands there instead."""

@@ -36,6 +36,10 @@ class ConceptTokens(NamedTuple):
         )
         return cls(promoted, False, [] if promoted else [missing])
 
+    def n_runs(self, controls: Sequence[object]) -> int:
+        """Runs in which its probability is measured: of controls only where the caller named it."""
+        return (1 + len(controls) * self.is_named) if self.ids else 0
+
 
 def _promoted(stack: Stack, edits: Sequence[FeatureEdit]) -> list[int]:
     """The tokens that the features promote most together, each feature weighing the same; none if a

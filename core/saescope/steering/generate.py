@@ -4,6 +4,7 @@ one batch."""
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,8 +13,9 @@ from torch import Tensor
 from saescope.finite import finite_together
 from saescope.hooks import edit_activations
 from saescope.metrics import kl_divergence, log_mass
+from saescope.models import LanguageModel, Tokens
 from saescope.precision import wide
-from saescope.progress import Advance, counting
+from saescope.progress import NOBODY, Advance
 from saescope.sinks import find_sinks, typical_norm
 from saescope.splice import (
     add_at_site,
@@ -41,9 +43,6 @@ class Generation:
     concept_logprob: float | None
 
 
-NOBODY: Advance = counting(None, 0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How tokens are chosen: greedily at temperature 0, else at random."""
@@ -54,15 +53,65 @@ class Sampling:
     """The seeds, one for each row."""
     use_cache: bool = True
     advance: Advance = NOBODY
-    """Told of each token that all rows have, and of each row that is measured."""
+    """Told as `n_steps` counts."""
+
+
+Passes = Sequence[tuple[int, int]]
+"""The first position, and the one after the last, of each forward pass over a text."""
 
 
 @dataclass(slots=True)
 class Cursor:
-    """Which positions the forward pass under way covers, and which of them are edited."""
+    """How texts are read, which positions the forward pass under way covers, and which of them are
+    edited."""
 
     mask: Bool[Tensor, "n_rows n_pos"]
+    passes: Passes = ()
     start: int = 0
+    advance: Advance = NOBODY
+    """Told of each pass that more of the text follows."""
+
+
+def passes_of(stack: Stack, n_tokens: int) -> Passes:
+    """How a text of so many tokens is read while activations are edited, in one pass or in chunks;
+    asked before they are. An SAE that looks back at earlier positions needs all in one pass."""
+    if any(sae.sequential for sae in stack.saes):
+        return [(0, n_tokens)]
+    return stack.model.passes(n_tokens)
+
+
+def read_logits(
+    model: LanguageModel,
+    ids: Int[Tensor, "batch n_pos"],
+    cursor: Cursor,
+    *,
+    last: int,
+    past: Any = None,
+    use_cache: bool = False,
+) -> tuple[Float[Tensor, "batch n_out d_vocab"], Any]:
+    """Logits of the `last` positions and the cache, by the passes of the cursor, which goes along
+    for the edits."""
+    logits = list[Tensor]()
+    for first, end in cursor.passes:
+        cursor.start = first
+        n_out = end - max(first, ids.shape[1] - last)
+        here, past = model.forward(
+            ids[:, first:end],
+            past=past,
+            use_cache=use_cache or len(cursor.passes) > 1,
+            last=max(n_out, 1),  # 0 would mean all
+        )
+        if n_out > 0:
+            logits.append(here[:, -n_out:])
+        if end < ids.shape[1]:
+            cursor.advance(1)
+    return torch.cat(logits, dim=1), past
+
+
+def n_steps(stack: Stack, prompt: Tokens, n_rows: int, max_new_tokens: int) -> int:
+    """What `generate` advances by: a chunk of the prompt that another follows, a token that all
+    rows have, a row that is measured."""
+    return len(passes_of(stack, len(prompt))) - 1 + max_new_tokens + n_rows
 
 
 def generate(
@@ -93,7 +142,6 @@ def write(
     """The tokens of one row for each run's plans."""
     model = stack.model
     ids = model.batch(prompt).repeat(len(plans), 1)
-    cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
     stop, rngs = model.end_ids, [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     n_new = min(sampling.max_new_tokens, model.n_ctx - len(prompt))
     use_cache = (
@@ -101,13 +149,14 @@ def write(
         and not any(sae.sequential for sae in stack.saes)
         and model.caches_up_to(len(prompt) + n_new)
     )
+    passes = passes_of(stack, len(prompt)) if use_cache else [(0, len(prompt))]
+    cursor = Cursor(torch.ones_like(ids, dtype=torch.bool), passes, advance=sampling.advance)
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
     with steered_by(stack, plans, cursor):
         for _ in range(n_new):
-            cursor.start = ids.shape[1] - 1 if past is not None else 0
             with finite_together() as checks:
-                logits, past = model.forward(
-                    ids[:, cursor.start :], past=past, use_cache=use_cache, last=1
+                logits, past = read_logits(
+                    model, ids, cursor, last=1, past=past, use_cache=use_cache
                 )
                 chosen = _choose(logits[:, -1], sampling.temperature, rngs)
                 done |= torch.isin(chosen, stop)
@@ -115,6 +164,7 @@ def write(
             ids = torch.cat([ids, chosen[:, None]], dim=1)
             special = torch.isin(chosen, model.tokenizer.special_ids.to(chosen))
             cursor.mask = torch.cat([cursor.mask, ~special[:, None]], dim=1)
+            cursor.passes = [(ids.shape[1] - 1 if use_cache else 0, ids.shape[1])]
             sampling.advance(1)
             if all_done:
                 break
@@ -194,16 +244,17 @@ def _measure(
         return Generation(row, None, None, None)
     model = stack.model
     ids = model.batch(torch.cat([prompt.cpu(), torch.tensor(row)]))
-    clean = model.forward(ids, last=len(row) + 1)[0][0, :-1]
+    mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
+    cursor = Cursor(mask, passes_of(stack, ids.shape[1]))
+    clean = read_logits(model, ids, cursor, last=len(row) + 1)[0][0, :-1]
     losses = torch.nn.functional.cross_entropy(
         known := wide(clean), ids[0, len(prompt) :].to(known.device), reduction="none"
     )
     perplexity = float(losses.mean().exp())
     if not plans:
         return Generation(row, 0.0, perplexity, 0.0 if concept else None)
-    mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
-    with steered_by(stack, [plans], Cursor(mask)):
-        steered = model.forward(ids, last=len(row) + 1)[0][0, :-1]
+    with steered_by(stack, [plans], cursor):
+        steered = read_logits(model, ids, cursor, last=len(row) + 1)[0][0, :-1]
     kl = float(kl_divergence(clean, steered).mean())
     gain = float((log_mass(steered, concept) - log_mass(clean, concept)).mean())
     return Generation(row, kl, perplexity, gain if concept else None)

@@ -8,7 +8,7 @@ from saescope.controls import ENOUGH, compare_with
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.ops import SparseActs
-from saescope.progress import Progress, counting
+from saescope.progress import NOBODY, Progress, counting
 from saescope.records.controls import Comparison
 from saescope.records.features import FeatureRef
 from saescope.records.steering import Arm, Metrics, Steering
@@ -20,10 +20,10 @@ from saescope.steering.conditions import silent_conditions
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.forced import concept_changes
 from saescope.steering.generate import (
-    NOBODY,
     Generation,
     Sampling,
     generate,
+    n_steps,
     repetition_of,
     write,
 )
@@ -58,8 +58,7 @@ def steer(
     The concept's probability is compared with 19 controls, whatever `n_controls`, texts to see, is.
 
     Raises:
-        ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that
-            fills the context.
+        ArgumentError: an edit that cannot be, samples at temperature 0, a prompt without room.
     """
     stack = as_stack(model, sae)
     check_edits(stack.as_given, edits)
@@ -71,15 +70,16 @@ def steer(
         unit=Unit.of(unit, reference, indexed, len(stack.saes)),
         controls=Controls(max(n_controls, ENOUGH), seed),
     )
+    concept = ConceptTokens.of(stack, edits, concept_tokens)
     runs = [{}, *[ready.plans] * n_samples, *ready.controls[:n_controls]]
+    n_all = n_steps(stack, tokens, len(runs), max_new_tokens) + concept.n_runs(ready.controls)
     sampling = Sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seeds=[seed, *range(seed, seed + n_samples), *[seed] * (len(runs) - n_samples - 1)],
         use_cache=use_cache,
-        advance=counting(progress, max_new_tokens + len(runs)),
+        advance=counting(progress, n_all),
     )
-    concept = ConceptTokens.of(stack, edits, concept_tokens)
     rows = generate(stack, tokens.ids, runs, sampling=sampling, concept=concept.ids)
     return _report(_Written(stack, tokens, ready, concept, sampling), rows, n_samples)
 
@@ -140,7 +140,8 @@ def _concept_change(what: _Written, written: Sequence[int]) -> ConceptChange:
     if not concept.ids:
         return ConceptChange(None, compare_with(0.0, []), False)
     runs = [ready.plans, *(ready.controls if concept.is_named else [])]
-    own, *others = concept_changes(what.stack, what.tokens.ids, written, runs, concept.ids)
+    ids, advance = what.tokens.ids, what.sampling.advance
+    own, *others = concept_changes(what.stack, ids, written, runs, concept.ids, advance=advance)
     return ConceptChange(own, compare_with(own, others), concept.is_named)
 
 

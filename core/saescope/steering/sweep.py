@@ -15,7 +15,7 @@ from saescope.stack import Stack, as_stack
 from saescope.steering.concept import ConceptTokens
 from saescope.steering.edits import FeatureEdit, check_edits, scaled
 from saescope.steering.forced import concept_changes
-from saescope.steering.generate import Sampling, generate
+from saescope.steering.generate import Sampling, generate, n_steps
 from saescope.steering.judge import ConceptChange, is_beyond, judge
 from saescope.steering.means import t_interval
 from saescope.steering.prepare import Plans, Prepared, distinct, prepare, repeated, units_over
@@ -71,13 +71,13 @@ def sweep(
         if edits
     ]
     seeds = [seed, *[*range(seed, seed + n_samples)] * len(factors)]
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seeds=seeds,
-        advance=counting(progress, len(prompts) * (max_new_tokens + len(seeds))),
-    )
     concept = ConceptTokens.of(stack, edits, concept_tokens)
+    n_rows = len(seeds) + (len(factors) * concept.n_runs(ready[0].controls) if ready else 0)
+    steps = (n_steps(stack, each, n_rows, max_new_tokens) for each in prompts)
+    advance = counting(progress, sum(steps))
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds, advance=advance
+    )
     found = [
         _on_prompt(stack, tokens, ready[n] if ready else None, factors, concept, sampling)
         for n, tokens in enumerate(prompts)
@@ -123,7 +123,11 @@ def _on_prompt(
     for factor, plans in zip(factors, ours, strict=True):
         others = ready.controls if ready and concept.is_named else []
         each = [plans, *(_times(other, factor) for other in others)] if concept.ids else []
-        changes.append(concept_changes(stack, tokens.ids, rows[0].ids, each, concept.ids))
+        changes.append(
+            concept_changes(
+                stack, tokens.ids, rows[0].ids, each, concept.ids, advance=sampling.advance
+            )
+        )
     return _OnPrompt(arms[0], steered, changes)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, SaescopeError
@@ -64,15 +65,30 @@ class LoadedSAE:
         return self._indexed
 
     async def tokenize(
-        self, texts: Sequence[str], *, chat: bool = False, from_file: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        chat: bool = False,
+        from_file: bool = False,
+        long: "Long | None" = None,
     ) -> "list[Tokens]":
         """Tokens of each text, BOS as this SAE or else its model wants it; more of them may come
-        from a file.
+        from a file, and of each where the call reads `long` ones in chunks.
 
         Raises:
             ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
         """
-        return await self.slot.run(self._tokenize, texts, chat, from_file)
+        settings = self.slot.settings
+        told = partial(
+            tokenize_all,
+            self.slot,
+            texts,
+            prepend_bos=None if chat else self.sae.cfg.metadata.prepend_bos,
+            chat=chat,
+            most=settings.max_file_tokens if from_file else most_per_call(self.slot),
+            long=long,
+        )
+        return await self.slot.run(told)
 
     def _find_index(self) -> Indexed:
         from saescope.features.index import find_index
@@ -87,11 +103,19 @@ class LoadedSAE:
         folder = index_root() / self.weights_hash[:HASH_CHARS]
         return folder.stat().st_mtime_ns if folder.is_dir() else None
 
-    def _tokenize(self, texts: Sequence[str], chat: bool, from_file: bool) -> "list[Tokens]":
-        settings = self.slot.settings
-        most = settings.max_file_tokens if from_file else settings.max_tokens_per_call
-        prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
-        return tokenize_all(self.slot, texts, prepend_bos=prepend_bos, chat=chat, most=most)
+
+class Long(NamedTuple):
+    """A call that reads long texts in chunks."""
+
+    n_new: int = 0
+    """Tokens that it writes after them."""
+    looks_back: str = ""
+    """The handle of an SAE that needs a whole text at once."""
+
+
+def most_per_call(slot: ModelSlot) -> int:
+    """Tokens of all texts of a call that stand in it."""
+    return slot.settings.max_tokens_per_call * (1 if _on_cpu(slot) else 4)
 
 
 def tokenize_all(
@@ -101,8 +125,10 @@ def tokenize_all(
     prepend_bos: bool | None,
     chat: bool,
     most: int,
+    long: Long | None = None,
 ) -> "list[Tokens]":
-    """Tokens of each text, at most so many of them together.
+    """Tokens of each text, at most so many of them together; of one text as many as go through in
+    one pass, or with `long` in chunks.
 
     Raises:
         ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
@@ -114,14 +140,40 @@ def tokenize_all(
         except ArgumentError as error:
             raise _of_text(i, error) if len(texts) > 1 else error from None
     longest = max(map(len, tokens))
-    limit = min(model.n_ctx, slot.settings.max_tokens * (1 if model.device.type == "cpu" else 2))
-    if longest > limit:
-        which = [len(each) for each in tokens].index(longest)
-        what = f"Text {which} of the list (the first is 0)" if len(texts) > 1 else "A text"
-        raise _too_long(what, longest, limit)
+    which = [len(each) for each in tokens].index(longest)
+    what = f"Text {which} of the list (the first is 0)" if len(texts) > 1 else "A text"
+    _require_short(slot, longest, what, long)
     if sum(map(len, tokens)) > most:
         raise _too_long("All texts together", sum(map(len, tokens)), most)
     return tokens
+
+
+def _require_short(slot: ModelSlot, n_tokens: int, what: str, long: Long | None) -> None:
+    model, settings = slot.model, slot.settings
+    in_one = settings.max_tokens * (1 if _on_cpu(slot) else 2)
+    in_chunks = settings.max_long_tokens * (1 if _on_cpu(slot) else 8)
+    if n_tokens <= (in_one if long is None else min(in_one, in_chunks)):
+        return
+    n_new = long.n_new if long else 0
+    can = model.chunks_up_to(min(n_tokens, in_chunks) + n_new)
+    if long is None:
+        readers = f"encode_text, top_features and steer_generate read up to {in_chunks}."
+        also = f" In chunks {readers}" if can and in_chunks > in_one else ""
+        raise _too_long(what, n_tokens, min(in_one, model.n_ctx), also=also)
+    if long.looks_back or not can:
+        whose = long.looks_back or model.name
+        why = (
+            "needs a whole text at once"
+            if long.looks_back
+            else "keeps no keys and values that fit a longer text"
+        )
+        raise _too_long(what, n_tokens, in_one, why=f", since {whose} {why}")
+    if n_tokens > in_chunks:
+        raise _too_long(what, n_tokens, min(in_chunks, model.n_ctx))
+
+
+def _on_cpu(slot: ModelSlot) -> bool:
+    return slot.model.device.type == "cpu"
 
 
 @dataclass(eq=False)
@@ -170,14 +222,16 @@ def void_quizzes(texts: Sequence[str]) -> None:
         QuizStore().void(texts)
 
 
-def _too_long(what: str, n_tokens: int, limit: int) -> ArgumentError:
+def _too_long(
+    what: str, n_tokens: int, limit: int, *, why: str = "", also: str = ""
+) -> ArgumentError:
     return ArgumentError(
-        f"{what} has {n_tokens} tokens, at most {limit} are read at once.",
+        f"{what} has {n_tokens} tokens, at most {limit} are read at once{why}.",
         code="PROMPT_TOO_LONG",
         field="text",
         got=n_tokens,
         allowed=limit,
-        hint="Send a shorter text, or split it over several calls.",
+        hint=f"Send a shorter text, or split it over several calls.{also}",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saescope.errors import ArgumentError, MismatchError
-from saescope_mcp.state.entries import LoadedSAE
+from saescope_mcp.state.entries import LoadedSAE, Long
 from saescope_mcp.state.slots import ModelSlot
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class LoadedStack:
     def handle(self, n: int) -> str | None:
         """The handle that a row of a reply names, or None where there is but one SAE."""
         return self.entries[n].handle if len(self.entries) > 1 else None
+
+    def long(self, *, n_new: int = 0) -> Long:
+        """What a call that reads long texts in chunks, and writes so many tokens after them, tells
+        the tokenizer."""
+        looks_back = (entry.handle for entry in self.entries if entry.sae.sequential)
+        return Long(n_new, next(looks_back, ""))
 
     def disagreement(self, *, chat: bool = False) -> list[str]:
         """A warning where SAEs were trained with and without BOS: a text can be read in one way

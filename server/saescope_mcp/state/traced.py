@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from saescope_mcp.state.app_state import AppState
-from saescope_mcp.state.entries import LoadedSAE, LoadedSet, tokenize_all
+from saescope_mcp.state.entries import LoadedSAE, LoadedSet, most_per_call, tokenize_all
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.stacks import LoadedStack
 
@@ -49,7 +49,7 @@ class Layers:
             prompts,
             prepend_bos=None if chat else self.of.members[0].cfg.metadata.prepend_bos,
             chat=chat,
-            most=self.slot.settings.max_tokens_per_call,
+            most=most_per_call(self.slot),
         )
         return await self.slot.run(told)
 

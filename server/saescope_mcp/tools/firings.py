@@ -63,7 +63,7 @@ async def places_of(state: AppState, request: EncodeText) -> PlacesReply:
     async with state.use_all(request.handles) as stack:
         loaded = stack.entries[0]
         # refuses what is too long
-        tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
+        tokens = await loaded.tokenize(given.texts, from_file=given.from_file, long=stack.long())
         await loaded.slot.run(void_quizzes, given.texts)
         found = await loaded.slot.run(_find, loaded, request, partial(_passages, given.texts))
     omitted = left_out(

@@ -46,6 +46,7 @@ from saescope_mcp.tools.lens import readings_of
 if TYPE_CHECKING:
     from saescope.features import Encoded, Ranking
     from saescope.models import Tokens
+    from saescope.progress import Progress
 
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
 
@@ -79,9 +80,10 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
             *many_sinks_of(stack, encoded),
             *stack.disagreement(),
         ],
-        next=[read_on("encode_text", request, end)]
-        if more
-        else [next_call("top_features", **request.named, **_texts(request))],
+        next=[
+            *([read_on("encode_text", request, end)] if more else []),
+            next_call("top_features", **request.named, **_texts(request)),
+        ],
         evidence="observed",
         provenance=provenance(stack, files=given.files),
         tokens=[
@@ -165,9 +167,11 @@ async def _encode(
     stack: LoadedStack, request: EncodeText, given: Given
 ) -> "tuple[list[Tokens], list[Encoded]]":
     from saescope.features import encode_stack
+    from saescope.progress import counting
     from saescope.stack import as_stack
 
-    tokens = await stack.reader.tokenize(given.texts, from_file=given.from_file)
+    long = stack.long()
+    tokens = await stack.reader.tokenize(given.texts, from_file=given.from_file, long=long)
     await stack.slot.run(void_quizzes, given.texts)
     encoded = await stack.slot.run(
         encode_stack,
@@ -175,8 +179,14 @@ async def _encode(
         tokens,
         positions=request.positions,
         include_special=request.include_special,
+        advance=counting(_told(stack), sum(map(len, tokens))),
     )
     return tokens, encoded
+
+
+def _told(stack: LoadedStack) -> "Progress":
+    """What waits for the model hears how much of it is read."""
+    return lambda done, total: stack.slot.done(done / total)
 
 
 async def _rank(
@@ -184,9 +194,10 @@ async def _rank(
 ) -> "tuple[list[Tokens], Ranking]":
     from saescope.features import rank_features
 
-    tokens = await stack.reader.tokenize(given.texts, from_file=given.from_file)
+    long = stack.long()
+    tokens = await stack.reader.tokenize(given.texts, from_file=given.from_file, long=long)
     against = (
-        await stack.reader.tokenize(given.against, from_file=given.from_file)
+        await stack.reader.tokenize(given.against, from_file=given.from_file, long=long)
         if given.against
         else []
     )
@@ -203,6 +214,7 @@ async def _rank(
         k=request.k,
         offset=request.offset,
         include_special=request.include_special,
+        progress=_told(stack),
     )
     return tokens, ranking
 

@@ -204,8 +204,9 @@ def _evidence(done: "core.Steering") -> Evidence:
     return "controlled" if done.controls or done.concept_control.n else "intervened"
 
 
-async def _tokens(stack: LoadedStack, request: ChangingRequest) -> "Tokens":
-    tokens = (await stack.reader.tokenize([request.prompt], chat=request.chat))[0]
+async def _tokens(stack: LoadedStack, request: SteerGenerate) -> "Tokens":
+    long = stack.long(n_new=request.max_new_tokens)
+    tokens = (await stack.reader.tokenize([request.prompt], chat=request.chat, long=long))[0]
     await stack.slot.run(void_quizzes, [request.prompt])
     return tokens
 
@@ -255,7 +256,8 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
     async with state.use_all(request.handles, patient=True) as stack:
         from saescope.steering import sweep
 
-        texts = await stack.reader.tokenize(request.texts, chat=request.chat)
+        long = stack.long(n_new=request.max_new_tokens)
+        texts = await stack.reader.tokenize(request.texts, chat=request.chat, long=long)
         await stack.slot.run(void_quizzes, request.texts)
         done = await stack.slot.run(
             sweep,

@@ -9,6 +9,7 @@ from torch import Tensor
 from saescope.metrics import RunningFit
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
+from saescope.progress import NOBODY, Advance
 from saescope.records.features import Fit
 from saescope.saes import SAE
 from saescope.splice import SiteRecord
@@ -69,14 +70,15 @@ def encode_stack(
     *,
     positions: Iterable[int] = (),
     include_special: bool = False,
+    advance: Advance = NOBODY,
 ) -> list[Encoded]:
-    """What `encode_texts` gives for each SAE, in the order in which they were given; each text runs
-    once."""
+    """What `encode_texts` gives for each SAE, in the order in which they were given; each text is
+    read once, a long one in chunks, and `advance` hears of the tokens that are read."""
     named = list(positions)
     sums = [_ReadSoFar() for _ in stack.saes]
     for tokens in texts:
         # features alone are kept: ten thousand texts are read in one call
-        sites = stack.read(stack.model.batch(tokens.ids))
+        sites = stack.read(stack.model.batch(tokens.ids), advance=advance)
         usual = int(counted(tokens, named, include_special).sum())
         for given, site in zip(stack.given, sites, strict=True):
             mask = counted(tokens, named, include_special, sinks=site.sinks)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.activations import Harvester
-from saescope.hooks import record_activations
+from saescope.hooks import record_texts
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
@@ -40,13 +40,16 @@ def text_acts(
     Raises:
         NumericError: the activations are NaN or infinite.
     """
-    record: Callable[[Tensor], dict[str, Tensor]] = partial(
-        record_activations, model, hook_names=site_hooks(sae)
+    in_chunks: Callable[[Tensor], dict[str, Tensor]] = partial(
+        record_texts, model, hook_names=site_hooks(sae)
     )
+    at_once = in_chunks
     if len(texts) >= FEW:
-        record = Harvester(model, site_hooks(sae), max(map(len, texts)))
+        longest = min(max(map(len, texts)), model.pass_tokens)
+        at_once = Harvester(model, site_hooks(sae), longest)
     for tokens in texts:
         with torch.no_grad():
+            record = in_chunks if len(tokens) > model.pass_tokens else at_once
             recorded = record(model.batch(tokens.ids))
             sinks = find_sinks(model, recorded)[0]
             x, acts = encode_site(model, sae, recorded[read_hook(sae)])
