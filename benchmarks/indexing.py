@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 import saescope as ss
-from saescope.activations import Harvester, open_dataset
+from saescope.activations import ContextConfig, Harvester, open_dataset
+from saescope.activations.corpus import Corpus
 from saescope.features.index import IndexConfig, IndexRun
-from saescope.features.index.corpus import Corpus
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.splice import prepare_input, read_hook
@@ -36,10 +36,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 def least_work(model: LanguageModel, sae: SAE, cfg: IndexConfig) -> Callable[[], object]:
     """Forward and encode over the contexts that an index reads; these are tokenized beforehand."""
-    corpus, contexts = Corpus(model, open_dataset("embedded"), cfg), list[torch.Tensor]()
+    asked = ContextConfig(context_size=cfg.context_size, prepend_bos=cfg.prepend_bos, held_out=0.0)
+    corpus = Corpus(model, open_dataset("embedded"), asked, n_tokens=cfg.n_tokens)
+    contexts = list[torch.Tensor]()
     while not corpus.ended:
-        contexts.append(corpus.peek())
-        corpus.counted(int(corpus.mask(contexts[-1]).sum()))
+        contexts.append(corpus.peek().ids)
+        corpus.done()
     harvester = Harvester(model, [read_hook(sae)], cfg.context_size)
 
     def work() -> None:

@@ -83,6 +83,7 @@ PARTS = {
         "TrainConfig",
         "train",
         "ActivationStore",
+        "store_activations",
         "check_sae",
         "check_set",
         "evaluate",

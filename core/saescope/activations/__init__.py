@@ -1,12 +1,12 @@
 """Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer,
-shards on disk."""
+shards on a disk or behind a URL."""
 
 from saescope.activations.columns import ListedText, label_of
 from saescope.activations.harvest import Harvester
 from saescope.activations.labelled import LabelledDataset, LabelledText, open_labelled
 from saescope.activations.listed import read_rows, read_texts
 from saescope.activations.passes import GivenRows, NeedRows, PassReader, TextPasses
-from saescope.activations.shards import ShardSource, cached
+from saescope.activations.shards import ShardSource
 from saescope.activations.sides import read_sides, two_sides
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
@@ -27,6 +27,7 @@ from saescope.activations.tokens import (
     read_contexts,
     read_owned_contexts,
 )
+from saescope.activations.writing import cached, store_activations, write_share
 
 __all__ = [
     "EMBEDDED",
@@ -61,5 +62,7 @@ __all__ = [
     "read_sides",
     "read_texts",
     "require_text",
+    "store_activations",
     "two_sides",
+    "write_share",
 ]

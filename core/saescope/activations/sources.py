@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saescope.activations.buffer import Rows, n_rows
@@ -22,7 +22,8 @@ GPU_FORWARD_TOKENS = 32_768
 
 
 class RowSource(ABC):
-    """An endless supply of rows, always the same for the same state."""
+    """A supply of rows, always the same for the same state; endless, unless it says that it has
+    ended."""
 
     widths: dict[str, int]
     device: torch.device
@@ -34,6 +35,11 @@ class RowSource(ABC):
     """The most that the source itself holds between two calls."""
     epoch: int
     """How often the data has been gone through."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there are no more rows; only a source that goes through its data once ends."""
+        return False
 
     @abstractmethod
     def next_rows(self) -> Rows: ...
@@ -79,9 +85,7 @@ class TextSource(RowSource):
         contexts = self._taken = (
             self._taken if len(self._taken) else self.stream.take(self.n_contexts)
         )
-        mask = counted_positions(contexts, self.harvester.model.tokenizer.special_ids)
-        activations = self.harvester(contexts.clamp(min=0).long())
-        rows = counted_rows(self.harvester.model, activations, mask.to(self.device))
+        rows = rows_of(self.harvester, contexts)
         self.epoch = self.stream.epoch
         if self.epoch and not self.n_supplied + n_rows(rows):
             raise empty_error(self.stream.dataset, self.stream.cfg)
@@ -120,6 +124,13 @@ def text_fingerprint(
         cfg,
     )
     return hashlib.sha256(repr(identity).encode()).hexdigest()
+
+
+def rows_of(harvester: Harvester, contexts: Int[Tensor, "batch n_pos"]) -> Rows:
+    """The rows of contexts, from one forward pass."""
+    mask = counted_positions(contexts, harvester.model.tokenizer.special_ids)
+    activations = harvester(contexts.clamp(min=0).long())
+    return counted_rows(harvester.model, activations, mask.to(harvester.model.device))
 
 
 def counted_rows(

@@ -21,7 +21,8 @@ class StoreConfig:
 
     batch_size: int = 4096
     n_tokens: int
-    """The store ends after this many rows: no more are harvested than are used."""
+    """The store ends after this many rows, or with its source: no more are harvested than are
+    used."""
     buffer_tokens: int = 2**17
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """The dtype of the buffer; batches are float32."""
@@ -118,8 +119,12 @@ class ActivationStore(Iterator[Rows]):
     def _fingerprint(self) -> str:
         return f"{self.source.fingerprint} {self.cfg}"
 
+    @property
+    def _at_end(self) -> bool:
+        return self.n_received >= self.cfg.n_tokens or self.source.ended
+
     def _fill(self) -> None:
-        while self.buffer.slots.n_free and (self._left or self.n_received < self.cfg.n_tokens):
+        while self.buffer.slots.n_free and (self._left or not self._at_end):
             rows = self._left or self._receive()
             left = self.buffer.add(rows)
             self._left = left if n_rows(left) else {}

@@ -4,7 +4,7 @@ sets on the hub."""
 import hashlib
 import lzma
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,11 @@ from typing import Literal
 from saescope.activations.files import readable
 from saescope.activations.hf_datasets import parse_name, read_hub, require_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
-from saescope.errors import ArgumentError, NotFoundError
+from saescope.errors import ArgumentError, ConfigError, NotFoundError
 from saescope.fence import check_regular, real_path
 from saescope.notices import tell
 from saescope.prints import file_print, files_in, hash_of
+from saescope.ranks import ALONE, Ranks
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
@@ -36,10 +37,33 @@ class Dataset:
     fingerprint: str
     """A hash that changes when the text does."""
     read: Callable[[], Iterator[str]]
+    ranks: Ranks = field(default=ALONE, kw_only=True)
+    """Who reads it together."""
 
     def documents(self, *, start: int = 0) -> Iterator[str]:
-        """All documents from number `start` on."""
+        """All documents from number `start` on.
+
+        Raises:
+            ConfigError: DATASET_IN_PARTS: only what reads contexts knows whose they are.
+        """
+        if not self.ranks.alone:
+            raise ConfigError(
+                f"A part of {self.name!r} was given to what reads a text as a whole.",
+                code="DATASET_IN_PARTS",
+                field="dataset",
+                hint="Give it the dataset without .part(ranks): only ss.index_features and "
+                "ss.store_activations read parts.",
+            )
         return islice(self.read(), start, None)
+
+    def part(self, ranks: Ranks) -> "Dataset":
+        """What one of several processes reads: the contexts whose hash falls to it."""
+        return replace(self, ranks=ranks)
+
+    @property
+    def whole(self) -> "Dataset":
+        """The text without its parts."""
+        return replace(self, ranks=ALONE)
 
 
 def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()) -> Dataset:

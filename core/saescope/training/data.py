@@ -69,6 +69,10 @@ class WatchedSource(RowSource):
         self.spent_s = 0.0
         """All the time that reading has taken so far."""
 
+    @property
+    def ended(self) -> bool:
+        return self.source.ended
+
     def next_rows(self) -> Rows:
         """Raises Cancelled before any work once `stop` is set."""
         if self.stop.is_set():

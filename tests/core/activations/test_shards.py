@@ -27,11 +27,12 @@ from saescope.models import LanguageModel
 
 HOOKS = ["blocks.1.hook_resid_pre", "blocks.2.hook_resid_post"]
 N = 5000
+SECOND_SHARD = "shard-*-of-*-00001-*.safetensors"
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch, small_pool: None) -> None:
-    monkeypatch.setattr("saescope.activations.shards.SHARD_ROWS", 2048)
+    monkeypatch.setattr("saescope.activations.writing.SHARD_ROWS", 2048)
     monkeypatch.setattr("saescope.activations.shards.READ_ROWS", 500)
 
 
@@ -40,6 +41,11 @@ def store(model: LanguageModel, *, seed: int = 0) -> ActivationStore:
         model, HOOKS, open_dataset("embedded"), ContextConfig(context_size=32, seed=seed)
     )
     return ActivationStore(source, StoreConfig(n_tokens=N, batch_size=512, buffer_tokens=2048))
+
+
+def the_one(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
 
 
 def all_rows(batches: Iterable[dict[str, Tensor]]) -> Counter[bytes]:
@@ -95,11 +101,12 @@ def test_other_activations_have_another_folder(
     assert caught.value.code == "CACHE_MISMATCH"
 
 
-def test_a_saved_position_goes_on_exactly(glass: LanguageModel) -> None:
-    source = cached(store(glass))
+def test_a_saved_position_goes_on_exactly(glass: LanguageModel, tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    source = cached(store(glass), folder=folder)
     batches, again = (
         read_back(source, 12_000),
-        read_back(ShardSource(source.folder, device=source.device), 12_000),
+        read_back(ShardSource(folder, device=source.device), 12_000),
     )
     for _ in range(9):
         next(batches)
@@ -110,7 +117,7 @@ def test_a_saved_position_goes_on_exactly(glass: LanguageModel) -> None:
 
 def test_a_flipped_bit_is_found(glass: LanguageModel, tmp_path: Path) -> None:
     cached(store(glass), folder=tmp_path / "x")
-    shard = tmp_path / "x" / "shard-00001.safetensors"
+    shard = the_one(tmp_path / "x", SECOND_SHARD)
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
@@ -119,12 +126,12 @@ def test_a_flipped_bit_is_found(glass: LanguageModel, tmp_path: Path) -> None:
     assert caught.value.code == "HASH_MISMATCH"
 
 
-@pytest.mark.parametrize("name", ["shard-00001.safetensors", MANIFEST])
+@pytest.mark.parametrize("name", [SECOND_SHARD, MANIFEST])
 def test_a_file_that_is_cut_off_is_found_at_once(
     glass: LanguageModel, tmp_path: Path, name: str
 ) -> None:
     cached(store(glass), folder=tmp_path / "x")
-    path = tmp_path / "x" / name
+    path = the_one(tmp_path / "x", name)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(SaescopeError) as caught:
         ShardSource(tmp_path / "x", device=torch.device("cpu"))
@@ -222,10 +229,10 @@ def test_writing_that_was_cut_off_goes_on_to_the_same_files(
 @pytest.mark.parametrize(
     "damaged",
     [
-        "position-00001.safetensors",
+        "position-*-of-*-00001-*.safetensors",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("position.json", "shard-00000.safetensors")
+            for name in ("position-*.json", "shard-*-of-*-00000-*.safetensors")
         ),
     ],
 )
@@ -234,8 +241,9 @@ def test_a_damaged_position_is_not_gone_on_from(
 ) -> None:
     cached(store(glass), folder=tmp_path / "straight")
     cut_off(glass, tmp_path / "cut", at=2560)
-    data = bytearray((tmp_path / "cut" / damaged).read_bytes())
+    path = the_one(tmp_path / "cut", damaged)
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / "cut" / damaged).write_bytes(data)
+    path.write_bytes(data)
     cached(store(glass), folder=tmp_path / "cut")
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "straight")

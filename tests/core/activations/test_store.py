@@ -15,6 +15,7 @@ from saescope.activations import (
     ActivationStore,
     ContextConfig,
     Dataset,
+    Harvester,
     RowSource,
     StoreConfig,
     TextSource,
@@ -292,8 +293,8 @@ def test_activations_that_are_not_finite_are_an_error(
     assert caught.value.code == "NON_FINITE_RESULT"
 
 
-class _Broken:
-    def __init__(self, harvester: Any) -> None:
+class _Broken(Harvester):
+    def __init__(self, harvester: Harvester) -> None:
         self.model = harvester.model
         self.harvester = harvester
 

@@ -14,14 +14,15 @@ from typing import Any, Literal, overload
 import torch
 
 from saescope import checkpoints as disk
-from saescope.activations import EMBEDDED, Dataset, Harvester, open_dataset
+from saescope.activations import EMBEDDED, ContextConfig, Dataset, Harvester, open_dataset
+from saescope.activations.corpus import Corpus
+from saescope.activations.hashing import hash_contexts
 from saescope.errors import Cancelled, ConfigError, FormatError, NumericError
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
-from saescope.features.index.corpus import Corpus
 from saescope.features.index.feature_index import FeatureIndex
 from saescope.features.index.firings import Contexts
-from saescope.features.index.hashing import hash_contexts, is_quiz
+from saescope.features.index.hashing import is_quiz
 from saescope.features.index.manifest import FORMAT
 from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
 from saescope.features.index.texts import ContextLog
@@ -33,6 +34,8 @@ from saescope.sinks import find_sinks, many_sinks
 from saescope.splice import check_fits, encode_site, read_hook, site_hooks
 
 CHECKPOINT_S = 300.0
+CHECKPOINT = 2
+"""The form of a checkpoint; one of another form is of an earlier version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,17 @@ class IndexRun:
             context_size=min(cfg.context_size, model.n_ctx),
         )
         self.root = root or index_root()
-        self.corpus = Corpus(model, dataset, self.cfg)
+        contexts = ContextConfig(  # nothing is held out
+            context_size=self.cfg.context_size,
+            prepend_bos=self.cfg.prepend_bos,
+            held_out=0.0,
+            seed=cfg.seed,
+        )
+        self.corpus = Corpus(model, dataset, contexts, n_tokens=cfg.n_tokens)
         hooks = [hook for sae in saes for hook in site_hooks(sae)]
         self.harvester = Harvester(model, hooks, self.cfg.context_size)
         self.parts = [Accumulator(sae.cfg.d_sae, self.cfg, sae.device) for sae in saes]
-        self.fingerprint = _fingerprint(model, saes, dataset, self.cfg)
+        self.fingerprint = f"{CHECKPOINT} {_fingerprint(model, saes, dataset, self.cfg)}"
         self.keeps = folder is not None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="saescope-index-"))
         self.log = ContextLog(self.folder, n_contexts=self._resume())
@@ -146,7 +155,7 @@ class IndexRun:
         return disk.save(self.folder, self.log.n_contexts, disk.Checkpoint(tensors, state), keep=1)
 
     def _step(self) -> None:
-        ids = self.corpus.peek()
+        ids, numbers = self.corpus.peek()
         activations = self.harvester(ids.clamp(min=0).long())
         # Whatever runs the model comes before the log, and what was not finite is taken out of it
         # again: an error or a cancel leaves these contexts to the next step.
@@ -160,12 +169,11 @@ class IndexRun:
             ]
             hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
             with self.log.unless(NumericError):
-                contexts = Contexts(
-                    hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids)
-                )
+                fresh = self.log.add(hashes, ids, numbers)
+                contexts = Contexts(hashes, mask, is_quiz(hashes, self.cfg.quiz_share), fresh)
                 for part, sparse, out in zip(self.parts, acts, sinks, strict=True):
                     part.add(sparse, contexts.without(out), checks)
-        self.corpus.counted(int(mask.sum()))
+        self.corpus.done()
 
     def _resume(self) -> int:
         """Contexts that were done before."""
@@ -198,7 +206,7 @@ class IndexRun:
         self.corpus.check()
         self.log.commit()
         origin = IndexOrigin(
-            self.model, self.dataset.name, self.corpus.n_tokens, self.log.n_contexts, self.cfg
+            self.model, self.dataset.name, self.corpus.n_tokens, self.corpus.n_contexts, self.cfg
         )
         for part in self.parts:
             self.warnings += many_sinks(

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.activations.hashing import MOST
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.firings import Contexts, Firings, windows
-from saescope.features.index.hashing import MOST, hash_entries
+from saescope.features.index.hashing import hash_entries
 from saescope.features.index.slots import Entries, Priority, SlotTable
 from saescope.ops import places, sizes_are_free
 

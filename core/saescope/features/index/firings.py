@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from saescope.features.index.hashing import MOST
+from saescope.activations.hashing import MOST
 from saescope.ops import SparseActs, places, sizes_are_free
 
 BEFORE, AFTER = 23, 8

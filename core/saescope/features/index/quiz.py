@@ -9,9 +9,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saescope.activations import counted_positions
+from saescope.activations.hashing import mixed
 from saescope.features.index.cofiring import Sample
 from saescope.features.index.firings import AFTER, BEFORE
-from saescope.features.index.hashing import mixed
 from saescope.features.index.passages import KeptFiring, read_spans
 from saescope.features.index.rows import QuizPassage, QuizPool
 from saescope.features.index.texts import ContextTexts

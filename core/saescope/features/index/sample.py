@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Int, Int16, Int32
 from torch import Tensor
 
+from saescope.activations.hashing import MOST
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.firings import Contexts, Firings
-from saescope.features.index.hashing import MOST, hash_order
+from saescope.features.index.hashing import hash_order
 from saescope.ops import places, sizes_are_free
 
 MOST_ENTRIES = 2**23

@@ -38,20 +38,24 @@ class ContextLog:
             self._database.execute("BEGIN")
 
     def add(
-        self, hashes: Int[Tensor, " n"], ids: Int[Tensor, "n context_size"]
+        self,
+        hashes: Int[Tensor, " n"],
+        ids: Int[Tensor, "n context_size"],
+        numbers: Int[Tensor, " n"],
     ) -> Bool[Tensor, " n"]:
-        """Add contexts, and tell which of them are new."""
+        """Add contexts with numbers above all that are there, and tell which of them are new."""
         fresh = list[bool]()
+        rows = zip(numbers.tolist(), hashes.tolist(), ids.cpu().numpy().astype(_IDS), strict=True)
         with _disk_errors(self.file.parent):
-            for hash_, row in zip(hashes.tolist(), ids.cpu().numpy().astype(_IDS), strict=True):
-                row_of = (self.n_contexts, hash_, row.tobytes())
+            for number, hash_, row in rows:
+                row_of = (number, hash_, row.tobytes())
                 fresh.append(
                     self._database.execute(
                         "INSERT OR IGNORE INTO contexts VALUES (?, ?, ?)", row_of
                     ).rowcount
                     == 1
                 )
-                self.n_contexts += 1
+                self.n_contexts = number + 1
         return torch.tensor(fresh, dtype=torch.bool)
 
     @contextmanager

@@ -17,6 +17,7 @@ from tests.core.features.index.test_index import SIZE, dataset
 from tests.core.oracle import Family, make_sae
 
 import saescope as ss
+from saescope.activations import sources as sources_module
 from saescope.cancel import cancellable
 from saescope.errors import ConfigError, FormatError, MismatchError, NumericError
 from saescope.features.index import (
@@ -28,7 +29,6 @@ from saescope.features.index import (
     folder_of,
     index_features,
 )
-from saescope.features.index import corpus as corpus_module
 from saescope.features.index import store as store_module
 from saescope.features.index.manifest import write_manifest
 from saescope.features.index.store import unpack
@@ -40,7 +40,7 @@ CFG = IndexConfig(n_tokens=1000, context_size=SIZE, prepend_bos=True, sample_tok
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(corpus_module.FORWARD_TOKENS, "cpu", 4 * SIZE)
+    monkeypatch.setitem(sources_module.FORWARD_TOKENS, "cpu", 4 * SIZE)
 
 
 def saes_of(family: Family) -> list[SAE]:

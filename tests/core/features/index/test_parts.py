@@ -9,6 +9,7 @@ import torch
 from tests import accelerator
 from torch import Tensor
 
+from saescope.activations.hashing import hash_contexts, mixed
 from saescope.features.index import IndexConfig
 from saescope.features.index.accumulate import Accumulator, bytes_per_feature
 from saescope.features.index.examples import N_BANDS
@@ -22,7 +23,7 @@ from saescope.features.index.firings import (
     firings_of,
     windows,
 )
-from saescope.features.index.hashing import hash_contexts, hash_entries, is_quiz, mixed
+from saescope.features.index.hashing import hash_entries, is_quiz
 from saescope.features.index.sample import ContextSample
 from saescope.features.index.statistics import N_BINS, N_COUNTED, FeatureStatistics, scale_of
 from saescope.ops import SparseActs, from_dense
