@@ -51,8 +51,8 @@ class Dataset:
                 f"A part of {self.name!r} was given to what reads a text as a whole.",
                 code="DATASET_IN_PARTS",
                 field="dataset",
-                hint="Give it the dataset without .part(ranks): only ss.index_features and "
-                "ss.store_activations read parts.",
+                hint="Give it the dataset without .part(ranks): only what reads contexts, as "
+                "ss.store_activations, takes parts.",
             )
         return islice(self.read(), start, None)
 
