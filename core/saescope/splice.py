@@ -14,7 +14,7 @@ from torch import Tensor
 from saescope.errors import HookError, MismatchError, NumericError
 from saescope.finite import require_finite
 from saescope.hooks import Edit, edit_activations, hook_shape, record_texts
-from saescope.models import LanguageModel, canonical_name, model_fingerprint
+from saescope.models import LanguageModel, canonical_name, has_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.origin import require_settled
 from saescope.progress import NOBODY, Advance
@@ -113,7 +113,8 @@ def check_cfg_fits(
 
 def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) -> list[str]:
     named = canonical_name(meta.model_name) if meta.model_name else ""
-    if named and (named in model.identities or meta.model_fingerprint == model_fingerprint(model)):
+    same = meta.model_fingerprint and has_fingerprint(model, meta.model_fingerprint)
+    if named and (named in model.identities or same):
         return []
     if named and model.identities and not allow_mismatch:
         raise MismatchError(

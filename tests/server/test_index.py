@@ -16,8 +16,9 @@ from tests.server.helpers import call, refuse, save_random_sae
 from tests.server.knowing import Bench
 from tests.server.workers import Forked, installed
 
+from saescope.features.index import FeatureIndex
 from saescope.models import LanguageModel
-from saescope.names import home
+from saescope.names import home, split_hook
 from saescope_mcp.jobs import Run
 from saescope_mcp.state import AppState
 
@@ -88,6 +89,9 @@ async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(
         and done["evidence"] == "observed"
     )
     row = done["indexes"][0]
+    made = FeatureIndex.open(Path(row["path"])).manifest
+    layer, _ = split_hook(made.hook_name)
+    assert layer is not None and made.model_fingerprint.startswith(f"{layer + 1}:")  # no further
     assert (row["n_features"], row["n_fired"], row["n_tokens"] >= 5000) == (12, 12, True)
     card = await call(state, "describe_feature", sae=sae, feature=0)
     assert card["density"] > 0 and card["corpus"]["n_tokens"] == row["n_tokens"]

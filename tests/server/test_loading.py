@@ -337,3 +337,50 @@ async def test_a_configuration_to_correct_is_named(
     error = await refuse(state, "load_sae", path=str(folder), model=str(glass_dir))
     assert (error["code"], error["got"], error["allowed"]) == ("CONFIG_INVALID", str(k), "1..256")
     assert error["hint"] == "Correct k in cfg.json, then load it again."
+
+
+async def test_a_model_is_loaded_no_further_than_the_site(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    planned = await load(state, sae_dir, glass_dir, up_to_site=True, dry_run=True)
+    reply = await load(state, sae_dir, glass_dir, up_to_site=True)
+    model = next(iter(state.models.values())).model
+    assert (model.n_loaded, model.n_layers) == (3, 4)
+    assert reply["memory"]["need"] == reply["weights_bytes"] + model.weights_bytes
+    assert planned["memory"]["need"] == reply["memory"]["need"]
+    assert "layers 0 to 2 of 4" in " ".join(reply["warnings"])
+    assert reply["check"]["ce_score"] is None and reply["check"]["explained_variance"] is not None
+    sae, text = reply["sae"], PROMPT
+    tokens = (await call(state, "encode_text", sae=sae, text=text))["tokens"]
+    top = (await call(state, "top_features", sae=sae, text=text))["features"]
+    error = await refused(state, "attribute_logit", sae=sae, prompt=text)
+    assert error["code"] == "LAYERS_NOT_LOADED"
+    assert error["hint"].startswith('Call unload(handle="glassllm-en"), then load_sae again')
+    again = await refused(state, "load_sae", path=str(sae_dir), model=str(glass_dir), device="cpu")
+    assert (again["code"], again["field"]) == ("ALREADY_LOADED", "up_to_site")
+
+    await call(state, "unload", handle="glassllm-en")
+    await load(state, sae_dir, glass_dir)
+    assert (await call(state, "encode_text", sae=sae, text=text))["tokens"] == tokens
+    assert (await call(state, "top_features", sae=sae, text=text))["features"] == top
+
+
+async def test_an_sae_of_a_later_layer_needs_more_of_the_model(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    early = save_random_sae(sae_dir.parent / "early", hook_name="blocks.0.hook_resid_post")
+    await load(state, early, glass_dir, up_to_site=True)
+    error = await refused(
+        state, "load_sae", path=str(sae_dir), model=str(glass_dir), up_to_site=True
+    )
+    assert (error["code"], error["got"], error["allowed"]) == ("ALREADY_LOADED", "3", "1")
+
+
+@pytest.mark.parametrize("more", [{"scan": True}, {"layers": "all"}])
+async def test_what_needs_every_layer_is_not_loaded_up_to_a_site(
+    more: dict[str, Any], state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    error = await refused(
+        state, "load_sae", path=str(sae_dir), model=str(glass_dir), up_to_site=True, **more
+    )
+    assert error["code"] in ("CONFLICTING_ARGUMENTS", "INVALID_CHOICE")

@@ -20,7 +20,8 @@ from tests.server.helpers import HOOK, PROMPT, call, refuse
 from tests.server.workers import Forked, installed
 
 from saescope.load import load_sae
-from saescope.names import home
+from saescope.models import LanguageModel, model_fingerprint
+from saescope.names import home, split_hook
 from saescope_mcp.app import build_server
 from saescope_mcp.jobs import Run
 from saescope_mcp.jobs import runs as runs_module
@@ -230,6 +231,17 @@ async def test_a_skip_transcoder_is_trained_between_two_sites(train: Train) -> N
         True,
         sites["hook_name_out"],
     )
+
+
+async def test_a_training_loads_no_layer_beyond_its_site(
+    train: Train, glass: LanguageModel
+) -> None:
+    """What it knew of its model is what the whole model's first layers are known by."""
+    reply = await train(**SMALL)
+    layer, _ = split_hook(HOOK)
+    assert layer is not None and layer + 1 < glass.n_layers
+    known = load_sae(reply["path"]).cfg.metadata.model_fingerprint
+    assert known == model_fingerprint(glass, layer + 1) and known.startswith(f"{layer + 1}:")
 
 
 async def test_what_is_saved_names_no_folder_of_this_machine(train: Train, sae_dir: Path) -> None:

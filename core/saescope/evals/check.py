@@ -52,7 +52,7 @@ def check_sae(
 ) -> Check:
     """Encode the probe text and run the model with the SAE in place, clean and with the site
     zeroed; compare L0, and how the SAE fits at other layers. `scan` measures the CE score at every
-    layer as well."""
+    layer as well. On a model whose later layers are not loaded nothing is known of predictions."""
     limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
     tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
     ids = model.batch(tokens.ids)
@@ -61,7 +61,7 @@ def check_sae(
     fit, scale = RunningFit(), best_scale(site.target[mask], site.sae_out[mask])
     fit.add(site.target[mask], site.sae_out[mask])
     l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
-    known = bool(mask[:-1].any())
+    known = model.whole and bool(mask[:-1].any())
     ce, layers = _predictions(_ReadText(model, ids, mask), sae, scan=scan) if known else (None, ())
     findings = [
         *of_reconstruction(fit.explained_variance),

@@ -2,9 +2,10 @@
 reads."""
 
 from saescope.devices import pick_device
-from saescope.models.fingerprint import model_fingerprint
+from saescope.models.fingerprint import has_fingerprint, model_fingerprint
 from saescope.models.language_model import SINK_FACTOR, LanguageModel, StopForward
 from saescope.models.loading import canonical_name, load_model
+from saescope.models.partial import layers_below
 from saescope.models.plain import PlainModel, plain_model
 from saescope.models.predictions import (
     NamedTarget,
@@ -31,6 +32,8 @@ __all__ = [
     "canonical_name",
     "counted",
     "first_of_each",
+    "has_fingerprint",
+    "layers_below",
     "load_model",
     "model_fingerprint",
     "peek_model_bytes",

@@ -15,6 +15,7 @@ from saescope.errors import ModelError, cause_of
 from saescope.models.failures import reading
 from saescope.models.fires import Fires, watching
 from saescope.models.kv_cache import translate_cache_argument
+from saescope.models.partial import output, splittable, stack_of
 
 _N_TOKENS = 8
 _N_PADDED = 3
@@ -42,9 +43,9 @@ _FAILURES = (
 )
 
 
-def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
+def boot(name: str, model: Any, tokenizer: Any, n_layers: int | None = None) -> tuple[Any, Fires]:
     """A `TransformerBridge` on the model, which is rewired in place, and how often each of its
-    hooks fires.
+    hooks fires; where only the first `n_layers` are loaded, as far as they go.
 
     Raises:
         ModelError: transformer-lens does not hold the family, fails on it, or computes other logits
@@ -68,19 +69,22 @@ def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
     ids, later = _some_tokens(model)
     try:
         model.set_attn_implementation("eager")  # as transformer-lens computes attention
-        expected = _logits(model, ids)[0]
-        bridge = TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=twin)
+        left_out = [] if n_layers is None else [*(stack_of(model) or [])][n_layers:]
+        expected = output(model, next(iter(left_out), None), ids)[0]
+        with splittable(left_out):
+            bridge = TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=twin)
         bridge.requires_grad_(False)
         translate_cache_argument(bridge)
         give_norms_their_weight(bridge)
         make_stoppable(bridge)
+        missing = None if n_layers is None else bridge.blocks[n_layers]
         with watching(bridge, (2, _N_TOKENS)) as fires:
-            logits, changed = _logits(bridge, torch.cat([ids, later]))
+            logits, changed = output(bridge, missing, torch.cat([ids, later]))
     except _FAILURES as error:
         raise _cannot_hold(name, family, error, model.dtype) from error
     _compare(name, family, logits, expected)
     _require_causal(name, family, logits[:-1], changed[:-1])
-    fires.padded = _heeds_padding(bridge, ids, logits)
+    fires.padded = _heeds_padding(bridge, missing, ids, logits)
     return bridge, fires
 
 
@@ -140,20 +144,14 @@ def _some_tokens(model: Any) -> tuple[Tensor, Tensor]:
     return ids[None].to(device), later[None].to(device)
 
 
-def _logits(model: Any, ids: Tensor, **options: Any) -> Tensor:
-    with torch.no_grad():
-        out = model(ids, **options)
-    return out if isinstance(out, Tensor) else out.logits
-
-
-def _heeds_padding(bridge: Any, ids: Tensor, alone: Tensor) -> bool:
+def _heeds_padding(bridge: Any, missing: nn.Module | None, ids: Tensor, alone: Tensor) -> bool:
     """Whether a row that is padded on the left, with a mask, gives the logits that it gives
     alone."""
     padded = torch.cat([ids[:, :_N_PADDED], ids], dim=1)
     mask = torch.ones_like(padded)
     mask[:, :_N_PADDED] = 0
     try:
-        logits = _logits(bridge, padded, attention_mask=mask)[0, _N_PADDED:]
+        logits = output(bridge, missing, padded, attention_mask=mask)[0, _N_PADDED:]
     except _FAILURES:
         return False
     off = float((logits.float() - alone.float()).norm() / alone.float().norm().clamp_min(1e-9))

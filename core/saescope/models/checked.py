@@ -37,10 +37,11 @@ def checked(source: str, fetch: Fetch, *, local: bool) -> Generator[str]:
         yield source
 
 
-def check_fits(config: Any, source: str, *, local: bool, name: str, dtype: torch.dtype) -> None:
-    """That the model fits this machine, and a local one its files; raises as `check_size`."""
+def check_fits(config: Any, source: str, *, local: bool, **size: Any) -> None:
+    """That the model fits this machine, and a local one its files; takes and raises what
+    `check_size` does."""
     if not _is_own(source):
-        check_size(config, name=name, dtype=dtype, stored=_n_stored(source) if local else 0)
+        check_size(config, stored=_n_stored(source) if local else 0, **size)
 
 
 def check_gguf_file(path: Path, name: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from saescope.errors import ModelError, ResourceError, cause_of
+from saescope.models.partial import stack_of
 
 MAX_LAYERS = 1024
 """Each costs time and memory even before it has weights; the deepest models have 126 to 200."""
@@ -49,9 +50,11 @@ def check_counts(config: Mapping[str, Any]) -> None:
             )
 
 
-def check_size(config: Any, *, name: str, dtype: torch.dtype, stored: int = 0) -> None:
-    """That the model of a configuration fits this machine, and, where the number of `stored`
-    weights is known, that it has so many.
+def check_size(
+    config: Any, *, name: str, dtype: torch.dtype, stored: int = 0, n_layers: int | None = None
+) -> None:
+    """That the model of a configuration fits this machine, or as much of it as its first `n_layers`
+    take; and, where the number of `stored` weights is known, that it has so many.
 
     Raises:
         ModelError: MODEL_CONFIG_INVALID: no model can be built of it, or its files are of another
@@ -60,7 +63,9 @@ def check_size(config: Any, *, name: str, dtype: torch.dtype, stored: int = 0) -
     """
     model = _without_memory(config, name)
     n_weights = sum(parameter.numel() for parameter in model.parameters())
-    need = n_weights * dtype.itemsize + sum(buffer.nbytes for buffer in model.buffers())
+    later = [] if n_layers is None else [*(stack_of(model) or [])][n_layers:]
+    n_read = n_weights - sum(weight.numel() for each in later for weight in each.parameters())
+    need = n_read * dtype.itemsize + sum(buffer.nbytes for buffer in model.buffers())
     if need > memory_bytes():
         raise ResourceError(
             f"The configuration of {name!r} describes a model of {need / 1e9:,.0f} GB; "

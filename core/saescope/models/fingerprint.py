@@ -7,7 +7,6 @@ from weakref import WeakKeyDictionary
 
 from saescope.models.language_model import LanguageModel
 from saescope.models.tokens import Tokenizer
-from saescope.models.weights import weights_digest
 
 _NAMES = (
     "architectures",
@@ -21,27 +20,40 @@ _NAMES = (
 is the tensors')."""
 _PASSING = ("padding", "truncation")
 """What a tokenizer keeps of its last call."""
-_known: WeakKeyDictionary[LanguageModel, tuple[str, str]] = WeakKeyDictionary()
-"""The fingerprint of a model while its weights have a hash."""
+_known: WeakKeyDictionary[LanguageModel, dict[int, tuple[str, str]]] = WeakKeyDictionary()
+"""The fingerprints of a model's first layers, while their weights have a hash."""
 
 
-def model_fingerprint(model: LanguageModel) -> str:
+def model_fingerprint(model: LanguageModel, n_layers: int | None = None) -> str:
     """Changes when the weights do, their dtype, the configuration or the tokenizer; not with the
-    name, the place or the device.
+    name, the place or the device. That of the first `n_layers` alone begins with their number, as
+    does that of a model that has no more of them loaded.
 
     The weights are hashed again once one was written to; a change by way of `tensor.data` after the
     first call is not seen.
     """
-    digest = weights_digest(model.bridge.original_model)
+    n_layers = model.n_loaded if n_layers is None else min(n_layers, model.n_loaded)
+    digest, known = model.digest(n_layers), _known.setdefault(model, {})
     weights = digest.hexdigest()
-    before, fingerprint = _known.get(model, ("", ""))
+    before, fingerprint = known.get(n_layers, ("", ""))
     if before != weights:
         config = model.bridge.original_model.config.to_diff_dict()
         digest.update(_text(_settings(config)).encode())
         digest.update(_text(_of_tokenizer(model.tokenizer)).encode())
-        fingerprint = digest.hexdigest()
-        _known[model] = weights, fingerprint
+        first = "" if n_layers == model.n_layers else f"{n_layers}:"
+        fingerprint = first + digest.hexdigest()
+        known[n_layers] = weights, fingerprint
     return fingerprint
+
+
+def has_fingerprint(model: LanguageModel, fingerprint: str) -> bool | None:
+    """Whether it is this model's, or that of its first layers; None where more of them would have
+    to be loaded to tell."""
+    first, of_some, _ = fingerprint.partition(":")
+    n_layers = int(first) if of_some and first.isdigit() else model.n_layers
+    if n_layers > model.n_loaded:
+        return None
+    return model_fingerprint(model, n_layers) == fingerprint
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

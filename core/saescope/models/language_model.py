@@ -25,17 +25,19 @@ from saescope.models.kv_cache import (
     steady_tokens,
 )
 from saescope.models.modules import hooks_of_module
+from saescope.models.partial import NOT_LOADED
 from saescope.models.readout import (
     Head,
     Unembedding,
     final_scale,
+    head_reads_linearly,
     read_head,
     read_readout,
     reads_linearly,
     residual_map,
 )
 from saescope.models.tokens import Tokenizer, Tokens
-from saescope.models.weights import weights_digest
+from saescope.models.weights import WeightsDigest, weights_digest
 from saescope.names import nearest, split_hook
 
 __all__ = ["SINK_FACTOR", "LanguageModel", "StopForward"]
@@ -72,6 +74,8 @@ class LanguageModel:
         self.revision = revision
         self.identities = identities
         """Names under which an SAE may mean this model; empty if the folder does not tell."""
+        self.n_loaded = self.n_layers
+        """How many of its first layers have weights: all, unless it was loaded up to a hook."""
         self.lock = threading.RLock()
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Trailing shape of the activation at each hook that was measured."""
@@ -108,6 +112,10 @@ class LanguageModel:
         return int(self.bridge.cfg.n_layers)
 
     @property
+    def whole(self) -> bool:
+        return self.n_loaded == self.n_layers
+
+    @property
     def d_model(self) -> int:
         return int(self.bridge.cfg.d_model)
 
@@ -122,15 +130,21 @@ class LanguageModel:
 
     @property
     def weights_hash(self) -> str:
-        """sha256 of its weights, in the dtype in which they are used; of configuration and
-        tokenizer it knows nothing, which `model_fingerprint` does."""
-        return weights_digest(self.bridge.original_model).hexdigest()
+        """sha256 of its weights, in the dtype in which they are used, as far as they are loaded; of
+        configuration and tokenizer it knows nothing, which `model_fingerprint` does."""
+        return self.digest(self.n_loaded).hexdigest()
+
+    def digest(self, n_layers: int) -> WeightsDigest:
+        """The hash of its weights without the layers from `n_layers` on."""
+        later = () if n_layers == self.n_layers else self.bridge.blocks[n_layers:]
+        return weights_digest(self.bridge.original_model, without=[*later])
 
     @cached_property
     def weights_bytes(self) -> int:
         # By storage: the bridge's q, k and v are views of a joint projection, and an unembedding
         # may be the embedding.
-        storages = [p.untyped_storage() for p in self.bridge.original_model.parameters()]
+        tensors = [p for p in self.bridge.original_model.parameters() if not p.is_meta]
+        storages = [p.untyped_storage() for p in tensors]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @cached_property
@@ -220,7 +234,9 @@ class LanguageModel:
         """Whether the logits come from the residual stream as `readout` says, on a few tokens;
         BERT's head has layers of its own."""
         with self.lock:
-            return reads_linearly(self.bridge, self.readout, self.n_layers - 1)
+            if self.whole:
+                return reads_linearly(self.bridge, self.readout, self.n_layers - 1)
+            return head_reads_linearly(self.bridge, self.readout, self.n_loaded)
 
     def final_scale(self, resid: Float[Tensor, " d_model"]) -> float:
         """What the final norm divides this by (its numerator, where the norm takes the mean
@@ -428,7 +444,9 @@ class LanguageModel:
 
     def require_hook(self, hook_name: str) -> None:
         """Raises HookError where the model has no such hook, cannot fire it as it is set up, or
-        fires it several times in one pass."""
+        fires it several times in one pass; ModelError where its layer is not loaded."""
+        if self.n_loaded <= (split_hook(hook_name)[0] or 0) < self.n_layers:
+            raise self.more_needed()
         try:
             with self.lock, self.bridge.hooks(fwd_hooks=[(hook_name, _untouched)]):
                 pass
@@ -454,6 +472,19 @@ class LanguageModel:
                 hint=f"Use a site that is passed once ({self._nearest(hook_name)}), or "
                 "another model.",
             )
+
+    def more_needed(self) -> ModelError:
+        """What is said where a layer would have to run that was not loaded."""
+        return ModelError(
+            f"Of {self.name} the layers 0 to {self.n_loaded - 1} of {self.n_layers} are loaded, "
+            "and this needs the others too.",
+            code=NOT_LOADED,
+            field="model",
+            got=self.n_loaded,
+            allowed=self.n_layers,
+            hint=f'Load all of it: ss.load_model("{self.handle}") without up_to.',
+            facts={"handle": self.handle},
+        )
 
     def _no_hook(self, hook_name: str) -> HookError:
         layers = f"; layers are 0..{self.n_layers - 1}" if self._layers else ""

@@ -2,7 +2,7 @@
 place that imports transformers."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from saescope.models.estimate import check_counts
 from saescope.models.failures import reading, require_vocabulary
 from saescope.models.folder import read_json
 from saescope.models.language_model import LanguageModel
+from saescope.models.partial import complete, guard, layers_below, read_class, without_later
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer, check_tokenizer
@@ -36,6 +37,23 @@ from saescope.models.unpacked import is_unpacked, unpack, unpacked_folder
 from saescope.progress import Say
 
 _reading = threading.Lock()
+
+
+class _Wanted(NamedTuple):
+    """In which dtype, and how many of the first layers; None for all."""
+
+    dtype: str
+    n_layers: int | None
+
+
+class _Read(NamedTuple):
+    """What came of the files: with warnings about them, and the number of layers that have weights;
+    None for all."""
+
+    model: Any
+    tokenizer: Any
+    notes: tuple[str, ...] = ()
+    n_layers: int | None = None
 
 
 class _ModelFiles(NamedTuple):
@@ -56,9 +74,12 @@ def load_model(
     dtype: str = "auto",
     revision: str = "",
     offline: bool = False,
+    up_to: str | Sequence[str] = (),
     progress: Say | None = None,
 ) -> LanguageModel:
-    """The model of a hub name, a local folder or a GGUF file; without a name the embedded one.
+    """The model of a hub name, a local folder or a GGUF file; without a name the embedded one. With
+    `up_to`, a hook or several, the weights of later layers are not read: enough to record
+    activations there, to train and to index; a forward pass that goes on says what to do.
 
     Raises:
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
@@ -73,8 +94,10 @@ def load_model(
     if progress:
         progress(f"loading {place.name}")
     with present(place.name, field="model"), _one_at_a_time(), _readable(place, fetch) as source:
-        model, tokenizer, notes = _read(place._replace(source=source), where, dtype, fetch)
-        return _wrap(place, _in_memory(model.to(where)), tokenizer, notes)
+        n_layers = layers_below([up_to] if isinstance(up_to, str) else up_to)
+        read = _read(place._replace(source=source), where, _Wanted(dtype, n_layers), fetch)
+        moved = read.model._apply(lambda x: x if x.is_meta else x.to(where))
+        return _wrap(place, read._replace(model=_in_memory(moved)))
 
 
 @contextmanager
@@ -107,7 +130,7 @@ def _in_memory(model: Any) -> Any:
     """
     copies: dict[tuple[Any, ...], torch.Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu":
+        if tensor.device.type == "cpu" and not tensor.is_meta:
             place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             if place not in copies:
                 copies[place] = tensor.detach().clone()
@@ -219,10 +242,7 @@ def _check_local(path: Path) -> None:
         )
 
 
-def _read(
-    place: _ModelFiles, where: torch.device, dtype: str, fetch: Fetch
-) -> tuple[Any, Any, tuple[str, ...]]:
-    """Model and tokenizer, and warnings about the files."""
+def _read(place: _ModelFiles, where: torch.device, want: _Wanted, fetch: Fetch) -> _Read:
     from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging as hf_logging
 
@@ -234,7 +254,8 @@ def _read(
         with of("GGUF file"):
             model, tokenizer = read_gguf(Path(place.source))
             check_tokenizer(tokenizer)
-        return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer, ()
+        model.to(pick_dtype(want.dtype, where, torch.float32))
+        return _Read(model, tokenizer, n_layers=without_later(model, want.n_layers))
     common: dict[str, Any] = {
         "local_files_only": fetch.offline or place.local,
         "trust_remote_code": False,
@@ -249,23 +270,29 @@ def _read(
     stored = DTYPES.get(
         str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32
     )
-    wanted = pick_dtype(dtype, where, stored)
+    dtype = pick_dtype(want.dtype, where, stored)
     with of("config.json"):
-        check_fits(config, place.source, local=place.local, name=place.name, dtype=wanted)
+        size: dict[str, Any] = {"name": place.name, "dtype": dtype, "n_layers": want.n_layers}
+        check_fits(config, place.source, local=place.local, **size)
     require_vocabulary(place.source, place.name)
     with of("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
         check_tokenizer(tokenizer)
     method = quantization(stored_config)
     with of("weights", method=method):
-        model, notes = _read_weights(place, method, **common, dtype=wanted)
-    return model.eval(), tokenizer, notes
+        kind, config = read_class(config, want.n_layers)
+        options = common | {"config": config, "dtype": dtype}
+        model, surplus = _read_weights(place, method, kind, **options)
+        n_layers = None if want.n_layers is None else complete(model)
+    notes = _notes(surplus if n_layers is None else _unplaced(surplus, model))
+    return _Read(model.eval(), tokenizer, notes, n_layers)
 
 
-def _read_weights(place: _ModelFiles, method: str, **options: Any) -> tuple[Any, tuple[str, ...]]:
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+def _read_weights(
+    place: _ModelFiles, method: str, kind: Any, **options: Any
+) -> tuple[Any, list[str]]:
+    """The model, and the tensors of its files that it has no place for."""
+    loaded: Any = kind.from_pretrained(
         place.source,
         output_loading_info=True,
         use_safetensors=True,
@@ -298,7 +325,14 @@ def _read_weights(place: _ModelFiles, method: str, **options: Any) -> tuple[Any,
             got=place.name,
             hint="Get the model again.",
         )
-    return model, _notes(sorted(info["unexpected_keys"]))
+    return model, sorted(info["unexpected_keys"])
+
+
+def _unplaced(surplus: list[str], model: Any) -> list[str]:
+    """Those that are not of a later layer."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    later = {name for name, tensor in tensors if tensor.is_meta}
+    return [name for name in surplus if name not in later and f"model.{name}" not in later]
 
 
 def _notes(surplus: list[str]) -> tuple[str, ...]:
@@ -313,18 +347,22 @@ def _notes(surplus: list[str]) -> tuple[str, ...]:
     )
 
 
-def _wrap(place: _ModelFiles, model: Any, tokenizer: Any, notes: tuple[str, ...]) -> LanguageModel:
+def _wrap(place: _ModelFiles, read: _Read) -> LanguageModel:
+    model = read.model
     n_embedded = int(model.get_input_embeddings().weight.shape[0])
-    bridge, fires = boot(place.name, model, tokenizer)
+    bridge, fires = boot(place.name, model, read.tokenizer, read.n_layers)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
     wrapped = LanguageModel(
         bridge,
-        Tokenizer(tokenizer, n_ctx, n_embedded),
+        Tokenizer(read.tokenizer, n_ctx, n_embedded),
         name=place.name,
         handle=place.handle,
         revision=revision,
         identities=place.identities,
     )
-    wrapped.notes, wrapped.fires = notes, fires
+    wrapped.notes, wrapped.fires = read.notes, fires
+    if read.n_layers is not None:
+        wrapped.n_loaded = read.n_layers
+        guard(bridge, read.n_layers, wrapped.more_needed)
     return wrapped

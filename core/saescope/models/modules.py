@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saescope.errors import HookError, NumericError
+from saescope.models.partial import as_far_as_loaded
 
 ALIKE = (
     ("attn", "self_attn", "attention", "self_attention"),
@@ -134,7 +135,8 @@ def _run(
             else module.register_forward_pre_hook(before, with_kwargs=True)
         )
         stack.callback(handle.remove)
-        bridge(ids)
+        with as_far_as_loaded():
+            bridge(ids)
     return there, wanted
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ModelError
+from saescope.models.partial import output
 from saescope.names import split_hook
 from saescope.precision import wide
 
@@ -120,11 +121,7 @@ def reads_linearly(bridge: Any, readout: Unembedding, last_layer: int) -> bool:
     told = list[Tensor]()
 
     def step(x: Tensor, hook: object) -> Tensor:
-        draw = torch.Generator().manual_seed(0)
-        steps = torch.randn(x.shape[1:], generator=draw).to(x) * (-1.0 if told else 1.0)
-        r = x[0] - x[0].mean(-1, keepdim=True) if readout.centred else x[0]
-        steps = steps - (steps * r).sum(-1, keepdim=True) / (r * r).sum(-1, keepdim=True) * r
-        steps = _STEP * r.norm(dim=-1, keepdim=True) / steps.norm(dim=-1, keepdim=True) * steps
+        steps = _steps(readout, x[0]) * (-1.0 if told else 1.0)
         told.append(readout.logit_effects(steps).float())
         return x + steps
 
@@ -133,13 +130,44 @@ def reads_linearly(bridge: Any, readout: Unembedding, last_layer: int) -> bool:
 
     if site not in bridge.hook_dict or len(readout.W_U) != bridge.cfg.d_model:
         return False
-    ids = torch.arange(_N_TOKENS, device=readout.W_U.device)[None] % readout.W_U.shape[1]
+    ids = _some_ids(readout)
     for _ in range(2):
         with torch.no_grad(), bridge.hooks(fwd_hooks=[(site, step), ("unembed.hook_out", keep)]):
             bridge(ids)
     if not told:  # where norms stand behind the sums, as in GPT-1, there is no such site
         return False
-    cosines = torch.cosine_similarity(logits[0] - logits[1], told[0], dim=-1)
+    return _agree(logits[0] - logits[1], told[0])
+
+
+def head_reads_linearly(bridge: Any, readout: Unembedding, n_layers: int) -> bool:
+    """As `reads_linearly`, of the stream behind the first `n_layers`, which are all that is loaded:
+    through the final norm and the unembedding alone."""
+    norm, site = getattr(bridge, "ln_final", None), f"blocks.{n_layers - 1}.hook_resid_post"
+    known = norm is not None and site in bridge.hook_dict
+    if not known or len(readout.W_U) != bridge.cfg.d_model:
+        return False
+    x = output(bridge, bridge.blocks[n_layers], _some_ids(readout))
+    steps = _steps(readout, x[0])
+    with torch.no_grad():
+        high, low = (bridge.unembed(norm(x + sign * steps))[0].float() for sign in (1, -1))
+    return _agree(high - low, readout.logit_effects(steps).float())
+
+
+def _some_ids(readout: Unembedding) -> Tensor:
+    return torch.arange(_N_TOKENS, device=readout.W_U.device)[None] % readout.W_U.shape[1]
+
+
+def _steps(readout: Unembedding, x: Tensor) -> Tensor:
+    """Small ones, that leave the norm of what the final norm divides by as it is."""
+    draw = torch.Generator().manual_seed(0)
+    steps = torch.randn(x.shape, generator=draw).to(x)
+    r = x - x.mean(-1, keepdim=True) if readout.centred else x
+    steps = steps - (steps * r).sum(-1, keepdim=True) / (r * r).sum(-1, keepdim=True) * r
+    return _STEP * r.norm(dim=-1, keepdim=True) / steps.norm(dim=-1, keepdim=True) * steps
+
+
+def _agree(measured: Tensor, told: Tensor) -> bool:
+    cosines = torch.cosine_similarity(measured, told, dim=-1)
     # A padding token without embedding may leave the stream empty: no step of that has a direction.
     return bool(cosines.nanmedian() >= _LEAST_COSINE)
 

@@ -1,7 +1,7 @@
 """Which weights a model has, bit by bit."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -21,21 +21,25 @@ class WeightsDigest(Protocol):
 
 
 _Versions = tuple[tuple[int, int], ...]
-_known: WeakKeyDictionary[nn.Module, tuple[_Versions, WeightsDigest]] = WeakKeyDictionary()
+_Known = tuple[_Versions, WeightsDigest]
+_known: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], _Known]] = WeakKeyDictionary()
 
 
-def weights_digest(module: nn.Module) -> WeightsDigest:
-    """The sha256 of all names, shapes, types and bits, to which more may be added.
+def weights_digest(module: nn.Module, *, without: Sequence[nn.Module] = ()) -> WeightsDigest:
+    """The sha256 of all names, shapes, types and bits, to which more may be added; of the parts
+    `without` these nothing.
 
     They are hashed again once one was written to (about a second a gigabyte); a change by way of
     `tensor.data` after the first call is not seen.
     """
-    tensors = dict(_tensors(module))
+    apart = {id(tensor) for part in without for _, tensor in _tensors(part)}
+    tensors = {name: tensor for name, tensor in _tensors(module) if id(tensor) not in apart}
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
-    before, digest = _known.get(module, ((), None))
+    known, key = _known.setdefault(module, {}), tuple(map(id, without))
+    before, digest = known.get(key, ((), None))
     if digest is None or before != versions:
         digest = _digest(tensors)
-        _known[module] = versions, digest
+        known[key] = versions, digest
     return digest.copy()
 
 

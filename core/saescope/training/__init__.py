@@ -1,6 +1,7 @@
 """Training SAEs: losses, fast steps, trainer, checkpoints; a whole run from a model's name."""
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
+from saescope.training.data import hooks_of
 from saescope.training.door import AskedRun, asked_of, check_run
 from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
@@ -34,6 +35,7 @@ __all__ = [
     "Unseen",
     "asked_of",
     "check_run",
+    "hooks_of",
     "make_plan",
     "make_set_plan",
     "mode_of_wandb",

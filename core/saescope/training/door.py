@@ -33,6 +33,12 @@ class AskedRun(NamedTuple):
     def many(self) -> bool:
         return bool(self.layers or self.sweep)
 
+    @property
+    def hooks(self) -> list[str]:
+        """Those that a run at one site reads."""
+        names = (self.settings.get(field, "") for field in ("hook_name", "hook_name_out"))
+        return [name for name in names if name]
+
     def configs(self, model: LanguageModel) -> list[TrainConfig]:
         """The configurations of all SAEs; of a single one with what is its own seed for all.
 

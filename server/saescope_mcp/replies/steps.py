@@ -110,6 +110,10 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
         "change features with intervene or steer_generate."
     ),
     "HOOK_UNKNOWN": _another_hook,
+    "LAYERS_NOT_LOADED": lambda hint, facts: (
+        f'Call unload(handle="{facts["handle"]}"), then load_sae again without up_to_site, then '
+        "the same call."
+    ),
     "LOGGER_FAILED": _without_logger,
     "LOGIN_MISSING": _without_logger,
     "MODEL_MISMATCH": _another_model,

@@ -17,16 +17,16 @@ class LoadSae(Request):
 
     release: Repository = Field(
         default="",
-        description='Published release or Hugging Face repository, e.g. "gpt2-small-res-jb".',
+        description='Published release or hub repository, e.g. "gpt2-small-res-jb".',
     )
     sae_id: InsideRelease = Field(
-        default="", description="SAE in the release, or folder or file in the repository."
+        default="", description="SAE in the release; folder or file in the repository."
     )
     revision: Identifier = Field(default="", description="Branch, tag or commit.")
     path: LocalPath = Field(default="", description="Local folder or file instead.")
     model: LocalPath = Field(
         default="",
-        description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.",
+        description="Hub name, local folder or .gguf file. Empty: as the SAE names it.",
     )
     layers: Identifier = Field(
         default="",
@@ -38,7 +38,7 @@ class LoadSae(Request):
     )
     gate: Literal["", "saelens", "upstream"] = Field(
         default="",
-        description="Llama Scope only: compute as its authors (upstream, the default) or sae-lens.",
+        description="Llama Scope only: as its authors (upstream, default) or sae-lens.",
     )
     device: Identifier = Field(
         default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
@@ -47,11 +47,13 @@ class LoadSae(Request):
         default="auto", description="auto: float32 on CPU, as stored on a GPU."
     )
     allow_mismatch: bool = Field(
-        default=False, description="Load although it was trained on another model of this width."
+        default=False, description="Load although trained on another model of this width."
     )
-    dry_run: bool = Field(
-        default=False, description="Only report format, site, sizes, and whether it fits."
+    up_to_site: bool = Field(
+        default=False,
+        description="Load no layer beyond the site: enough to encode and index.",
     )
+    dry_run: bool = Field(default=False, description="Only report format, site, sizes and fit.")
     scan: bool = Field(default=False, description="Also CE score and scale at each layer.")
     wait_s: WaitS = 30.0
 

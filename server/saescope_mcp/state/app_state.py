@@ -432,6 +432,8 @@ class AppState:
 
 def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None:
     device, dtype = str(slot.model.device), str(slot.model.dtype).removeprefix("torch.")
+    if not (slot.model.whole or placement.up_to_site):
+        raise loaded_in_part(slot, f"{handle!r} is")
     if placement.device in ("auto", device, device.split(":")[0]) and placement.dtype in (
         "auto",
         dtype,
@@ -444,6 +446,19 @@ def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None
         field=field,
         got=f"{placement.device}, {placement.dtype}",
         allowed=f"{device}, {dtype}",
+        hint=f'Call unload(handle="{slot.handle}"), then make the same call again.',
+    )
+
+
+def loaded_in_part(slot: ModelSlot, what: str, wanted: int | None = None) -> ResourceError:
+    """Says that so many layers are wanted, all if no number is given, and fewer are there."""
+    n_loaded, n_layers = slot.model.n_loaded, slot.model.n_layers
+    return ResourceError(
+        f"{what} loaded with the first {n_loaded} of the model's {n_layers} layers (up_to_site).",
+        code="ALREADY_LOADED",
+        field="up_to_site",
+        got=wanted or n_layers,
+        allowed=n_loaded,
         hint=f'Call unload(handle="{slot.handle}"), then make the same call again.',
     )
 

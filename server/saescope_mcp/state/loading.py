@@ -1,20 +1,21 @@
 """The steps of a load, in order; each may be cancelled, and a failure leaves nothing behind."""
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, Cancelled, ResourceError
+from saescope.layers import number_in
 from saescope.names import Source
 from saescope.notices import collected, tell
 from saescope.progress import Say
 from saescope_mcp.jobs import Job
 from saescope_mcp.schemas.load import LoadSae, LoadSaeReply
 from saescope_mcp.settings import Settings
-from saescope_mcp.state.app_state import AppState
+from saescope_mcp.state.app_state import AppState, loaded_in_part
 from saescope_mcp.state.entries import LoadedSAE, LoadedSet
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, load_call, model_name, readable
@@ -62,7 +63,8 @@ async def load(state: AppState, source: Source, placement: Placement, say: Say) 
             if there := state.loaded_from(source, placement):
                 return there
         wanted, warnings = model_of(source, info.cfg.metadata.model_name, state)
-        slot = state.slot_of(wanted, placement)
+        slot, up_to = state.slot_of(wanted, placement), hooks_of(info, placement)
+        _check_reach(slot, up_to)
         need = await state.loaders.run(partial(needed, state, info, wanted, placement, slot))
         then = load_call(source, placement)
         state.make_sure_of_counts(then, new_model=slot is None)
@@ -71,7 +73,7 @@ async def load(state: AppState, source: Source, placement: Placement, say: Say) 
         state.make_sure_of_room(need.sae_bytes + (need.model_bytes or 0), then, need.device)
         with ExitStack() as undo:
             if slot is None:
-                slot = await load_model_slot(state, wanted, placement, say)
+                slot = await load_model_slot(state, wanted, placement, say, up_to=up_to)
                 undo.callback(state.drop_unused, slot)
                 state.make_sure_of_room(
                     need.sae_bytes, then, str(slot.model.device)
@@ -190,19 +192,46 @@ def needed(
     state: AppState, info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None
 ) -> Need:
     """What a load would take, from headers; this may ask the hub."""
-    need, dtype = model_needed(state, model, placement, slot)
+    up_to = hooks_of(info, placement)
+    need, dtype = model_needed(state, model, placement, slot, up_to=up_to)
     stored = info.cfg.dtype if dtype == "auto" else dtype
     n_bytes = info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1)
     return need._replace(sae_bytes=n_bytes)
 
 
+def hooks_of(info: "SAEInfo", placement: Placement) -> list[str]:
+    """The sites up to which the model is loaded; none where all of it is."""
+    meta = info.cfg.metadata
+    if not placement.up_to_site:
+        return []
+    if meta.hook_name:
+        return [meta.hook_name, *([meta.hook_name_out] if info.cfg.transcoder else [])]
+    layer = number_in(meta.module)
+    return [] if layer is None else [f"blocks.{layer}.hook_resid_post"]
+
+
+def _check_reach(slot: ModelSlot | None, up_to: list[str]) -> None:
+    """Raises ResourceError where the model is loaded, and not so far."""
+    from saescope.models import layers_below
+
+    if slot and not slot.model.whole:
+        n_layers = layers_below(up_to)
+        if n_layers is None or n_layers > slot.model.n_loaded:
+            raise loaded_in_part(slot, f"{slot.handle!r} is", n_layers)
+
+
 def model_needed(
-    state: AppState, model: str, placement: Placement, slot: ModelSlot | None
+    state: AppState,
+    model: str,
+    placement: Placement,
+    slot: ModelSlot | None,
+    *,
+    up_to: Sequence[str] = (),
 ) -> tuple[Need, str]:
     """What a load would take without its SAE, and the dtype."""
     device = str(slot.model.device) if slot else _device(placement.device)
     dtype = "float32" if placement.dtype == "auto" and device == "cpu" else placement.dtype
-    return Need(0, 0 if slot else _model_bytes(model, dtype, state.settings), device), dtype
+    return Need(0, 0 if slot else _model_bytes(model, dtype, state.settings, up_to), device), dtype
 
 
 def by_catalogue(source: Source, placement: Placement) -> UnseenSAE | None:
@@ -221,12 +250,12 @@ def by_catalogue(source: Source, placement: Placement) -> UnseenSAE | None:
     return UnseenSAE(entry, size, Need(n_weights * bytes_each, size.n_bytes(dtype), device))
 
 
-def _model_bytes(model: str, dtype: str, settings: Settings) -> int | None:
+def _model_bytes(model: str, dtype: str, settings: Settings, up_to: Sequence[str]) -> int | None:
     """The bytes of a model, from the headers of its files, else by what is known of its name."""
     from saescope.catalogue import model_size
     from saescope.models import peek_model_bytes
 
-    if n_bytes := peek_model_bytes(model, dtype=dtype, offline=settings.offline):
+    if n_bytes := peek_model_bytes(model, dtype=dtype, offline=settings.offline, up_to=up_to):
         return n_bytes
     size = None if os.path.exists(model) else model_size(model)
     return size.n_bytes(dtype) if size and size.counted else None
@@ -238,10 +267,13 @@ def _device(name: str) -> str:
     return str(pick_device(name))
 
 
-async def load_model_slot(state: AppState, name: str, placement: Placement, say: Say) -> ModelSlot:
+async def load_model_slot(
+    state: AppState, name: str, placement: Placement, say: Say, *, up_to: Sequence[str] = ()
+) -> ModelSlot:
     """The model in memory, under its handle."""
     say(f"loading the model {name}")
-    model = await state.loaders.run(partial(read_model, name, placement, state.settings, say))
+    read = partial(read_model, name, placement, state.settings, say, up_to=up_to)
+    model = await state.loaders.run(read)
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
         same.names.add(name)
         return same
@@ -258,16 +290,24 @@ async def load_model_slot(state: AppState, name: str, placement: Placement, say:
 
 def _is_same(one: "LanguageModel", other: "LanguageModel") -> bool:
     """One commit on the hub, asked for by two of its names."""
-    return (one.name, one.revision) == (other.name, other.revision) and "local" not in one.revision
+    same = (one.name, one.revision, one.n_loaded) == (other.name, other.revision, other.n_loaded)
+    return same and "local" not in one.revision
 
 
-def read_model(name: str, placement: Placement, settings: Settings, say: Say) -> "LanguageModel":
-    """The model alone, with the settings that its numbers depend on; for this process and for
-    workers."""
+def read_model(
+    name: str, placement: Placement, settings: Settings, say: Say, *, up_to: Sequence[str] = ()
+) -> "LanguageModel":
+    """The model alone, up to these hooks if any are given, with the settings that its numbers
+    depend on; for this process and for workers."""
     from saescope.models import load_model
 
     model = load_model(
-        name, device=placement.device, dtype=placement.dtype, offline=settings.offline, progress=say
+        name,
+        device=placement.device,
+        dtype=placement.dtype,
+        offline=settings.offline,
+        up_to=up_to,
+        progress=say,
     )
     model.sink_factor = settings.sink_factor
     return model
@@ -315,6 +355,7 @@ async def _load_sae(
             *told,
             *warnings,
             *slot.model.warnings,
+            *_in_part(slot.model),
             *([meta.note] if meta.note else []),
             *many_sinks(check.n_sinks, check.n_tokens),
         ],
@@ -322,6 +363,15 @@ async def _load_sae(
         dialect=info.dialect,
         revision=info.revision,
     )
+
+
+def _in_part(model: "LanguageModel") -> list[str]:
+    if model.whole:
+        return []
+    return [
+        f"Of {model.name} only the layers 0 to {model.n_loaded - 1} of {model.n_layers} are loaded "
+        "(up_to_site): enough to encode and to index. Losses, attribution and edits need all of it."
+    ]
 
 
 def _shared(member: "Member") -> "SAE":

@@ -24,11 +24,13 @@ log = logging.getLogger("saescope")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How an SAE is loaded: device, dtype and leniency."""
+    """How an SAE is loaded: device, dtype and leniency, and whether its model is loaded no further
+    than it needs."""
 
     device: str = "auto"
     dtype: str = "auto"
     allow_mismatch: bool = False
+    up_to_site: bool = False
 
 
 def load_call(source: Source, placement: Placement) -> str:

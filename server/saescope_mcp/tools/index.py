@@ -62,7 +62,8 @@ async def _settings(
     return {
         "model": min(slot.names),
         "model_handle": slot.handle,
-        "model_fingerprint": await state.loaders.run(partial(_fingerprint_of, loaded[0])),
+        "model_fingerprint": await state.loaders.run(partial(_fingerprint_of, loaded)),
+        "up_to": _hooks_of(loaded),
         "device": str(slot.model.device),
         "dtype": str(slot.model.dtype).removeprefix("torch."),
         "saes": [
@@ -97,10 +98,17 @@ def _look(dataset: str, request: IndexFeatures, loaded: list[LoadedSAE], roots: 
     require_writable(index_root())
 
 
-def _fingerprint_of(loaded: LoadedSAE) -> str:
-    from saescope.models import model_fingerprint
+def _hooks_of(loaded: list[LoadedSAE]) -> list[str]:
+    from saescope.splice import site_hooks
 
-    return model_fingerprint(loaded.model)
+    return sorted({hook for entry in loaded for hook in site_hooks(entry.sae)})
+
+
+def _fingerprint_of(loaded: list[LoadedSAE]) -> str:
+    """Of the layers that an index of these rests on."""
+    from saescope.models import layers_below, model_fingerprint
+
+    return model_fingerprint(loaded[0].model, layers_below(_hooks_of(loaded)))
 
 
 def _fingerprint(dataset: str) -> list[list[Any]]:

@@ -59,13 +59,22 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     """Load an SAE and its language model, before any other tool: a release of find_saes, any
     Hugging Face repository as "owner/name", or a local folder or file in any known format (SAELens,
     Gemma Scope and 15 more); without arguments the embedded SmolLM2-135M SAE (first use downloads
-    93 MB). Returns the handle `sae` that the other tools take ("smollm2-135m/14.resid_post"), and a
+    93 MB). Returns the handle `sae` for the other tools ("smollm2-135m/14.resid_post"), and a
     check on a probe text: read its verdict. Longer than wait_s: call job_status."""
     look_up = partial(source_of, request, state)
     source = (
         await state.loaders.run(look_up) if request.release else look_up()
     )  # the catalogue takes a moment to be read
-    placement = Placement(request.device, request.dtype, request.allow_mismatch)
+    placement = Placement(request.device, request.dtype, request.allow_mismatch, request.up_to_site)
+    if request.scan and request.up_to_site:
+        raise ArgumentError(
+            "scan measures every layer, and up_to_site leaves those after the site out.",
+            code="CONFLICTING_ARGUMENTS",
+            field="scan",
+            got=True,
+            allowed="false with up_to_site",
+            hint="Call load_sae again without one of them.",
+        )
     if request.layers:
         return await _load_layers(state, request, source, placement)
     if request.dry_run:
@@ -138,15 +147,16 @@ async def _load_layers(
     state: AppState, request: LoadSae, source: Source, placement: Placement
 ) -> LoadSaeReply:
     """The SAEs of several layers as one set."""
-    if request.scan:
-        raise ArgumentError(
-            "scan measures one SAE at every layer; a set has one for each.",
-            code="INVALID_CHOICE",
-            field="scan",
-            got=True,
-            allowed="false with layers",
-            hint="Call load_sae again without scan.",
-        )
+    for field in ("scan", "up_to_site"):
+        if getattr(request, field):
+            raise ArgumentError(
+                f"{field} is for one SAE; a set has one for each layer.",
+                code="INVALID_CHOICE",
+                field=field,
+                got=True,
+                allowed="false with layers",
+                hint=f"Call load_sae again without {field}.",
+            )
     if request.dry_run:
         return await _plan_layers(state, source, placement)
 

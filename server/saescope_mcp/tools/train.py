@@ -92,6 +92,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
             "model": model,
             "dataset": dataset,
             "device": request.device,
+            "up_to_site": True,
             "offline": settings.offline,
             "sink_factor": settings.sink_factor,
             "roots": [str(root) for root in settings.read_roots],

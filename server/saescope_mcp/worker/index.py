@@ -74,7 +74,7 @@ class IndexWorker(Worker):
         self.latest = at
 
     def _loaded(self) -> "tuple[LanguageModel, list[SAE]]":
-        from saescope.models import model_fingerprint
+        from saescope.models import has_fingerprint
         from saescope.origin import settle
 
         stored = self.run.settings
@@ -85,9 +85,12 @@ class IndexWorker(Worker):
             sink_factor=stored["sink_factor"],
         )
         self.say("loading the model")
-        model = read_model(stored["model"], Placement(device, dtype), settings, self.say)
+        up_to = stored.get("up_to", [])  # a job of an earlier version reads all of it
+        model = read_model(
+            stored["model"], Placement(device, dtype), settings, self.say, up_to=up_to
+        )
         known = stored.get("model_fingerprint")  # a job of an earlier version has none
-        if known and model_fingerprint(model) != known:
+        if known and not has_fingerprint(model, known):
             raise _changed("MODEL_CHANGED", "model", stored["model_handle"])
         self.say("loading the SAE")
         saes = [

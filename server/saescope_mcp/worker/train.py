@@ -42,8 +42,8 @@ class TrainWorker(Worker):
         from saescope.training.machine import n_threads
 
         self.say("loading the model", phase="measuring")
-        model = self.model()
         asked = self._asked()
+        model = self.model([] if asked.many else asked.hooks)
         configs = asked.configs(model)
         cfg = configs[0]
         self.unmute(cfg)
@@ -73,7 +73,7 @@ class TrainWorker(Worker):
             raise does_not_fit(summary)
 
     def do(self) -> dict[str, Any]:
-        from saescope.training import SetRun, TrainConfig, TrainingRun
+        from saescope.training import SetRun, TrainConfig, TrainingRun, hooks_of
         from saescope.training.machine import use_threads
 
         config = dict(self.run.config)
@@ -81,8 +81,8 @@ class TrainWorker(Worker):
         self.say("loading the model")
         many = config.pop(SET, None)
         with cancellable(self.stop):
-            model = self.model()
             configs = [TrainConfig.from_dict(settings) for settings in many or [config]]
+            model = self.model([] if many else [*hooks_of(configs[0])])
             self.unmute(configs[0])
             self.say("reading text")
             where: Any = {"folder": self.checkpoints, "roots": self.roots, "stop": self.stop}
@@ -150,10 +150,16 @@ class TrainWorker(Worker):
     def can_resume(self) -> bool:
         return self.newest() is not None
 
-    def model(self) -> "LanguageModel":
+    def model(self, hooks: list[str]) -> "LanguageModel":
+        """The model as far as these hooks, all of it where none is named: a set's SAEs are measured
+        by its predictions. So it is for a run of an earlier version, whose text is known by the
+        whole model."""
         stored = self.run.settings
         settings = Settings(offline=stored["offline"], sink_factor=stored["sink_factor"])
-        return read_model(stored["model"], Placement(stored["device"]), settings, self.say)
+        up_to = hooks if stored.get("up_to_site") else []
+        return read_model(
+            stored["model"], Placement(stored["device"]), settings, self.say, up_to=up_to
+        )
 
     def _asked(self) -> "AskedRun":
         from saescope.training import asked_of

@@ -24,7 +24,7 @@ from saescope.features.index.feature_index import ARRAYS, FeatureIndex
 from saescope.features.index.manifest import IndexManifest, hash_file, read_manifest, write_manifest
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextLog
-from saescope.models import LanguageModel, model_fingerprint
+from saescope.models import LanguageModel, has_fingerprint, model_fingerprint
 from saescope.names import home
 from saescope.progress import Say, silent
 from saescope.saes import SAE
@@ -155,37 +155,40 @@ def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> st
         return f"it was made at {manifest.hook_name}"
     if model is None:
         return ""
-    comparable = _is_comparable(manifest, model)
-    if comparable and manifest.model_fingerprint == model_fingerprint(model):
+    is_same = _is_same(manifest, model)
+    if is_same:
         return ""
     if manifest.model != model.name and not set(manifest.settings["identities"]) & model.identities:
         return f"it was made with the model {manifest.model}, not {model.name}"
     return (
         f"it was made with another model called {manifest.model}, whose weights, configuration or "
         "tokenizer are not those of this one"
-        if comparable
+        if is_same is False
         else ""
     )
 
 
-def _is_comparable(manifest: IndexManifest, model: LanguageModel) -> bool:
-    """Whether the model's fingerprint tells if it is that of the index: of the same weights in
-    another dtype it is another one."""
-    return bool(manifest.model_fingerprint) and manifest.settings["dtype"] == _dtype(model)
+def _is_same(manifest: IndexManifest, model: LanguageModel) -> bool | None:
+    """Whether the model is that of the index; None where fingerprints do not tell: of the same
+    weights in another dtype it is another one."""
+    told = manifest.model_fingerprint and manifest.settings["dtype"] == _dtype(model)
+    return has_fingerprint(model, manifest.model_fingerprint) if told else None
 
 
 def _doubts(index: FeatureIndex, model: LanguageModel) -> list[str]:
     """A warning where the name of the model alone speaks for an index; the packed one is of the
     packaged model, whose file is verified when it is fetched."""
     manifest = index.manifest
-    if _is_comparable(manifest, model) or (
+    if _is_same(manifest, model) is not None or (
         model.handle == EMBEDDED_HANDLE and _is_packed(index.folder, manifest.weights_hash)
     ):
         return []
     why = (
-        f"has its model in {manifest.settings['dtype']}, not {_dtype(model)}"
-        if manifest.model_fingerprint
-        else "does not say which weights its model had"
+        "does not say which weights its model had"
+        if not manifest.model_fingerprint
+        else f"has its model in {manifest.settings['dtype']}, not {_dtype(model)}"
+        if manifest.settings["dtype"] != _dtype(model)
+        else "was made with more of its model's layers than are loaded"
     )
     return [
         f"The index of {manifest.dataset} {why}: whether the model is this one, and not only of "
