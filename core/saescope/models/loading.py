@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 
@@ -39,14 +39,25 @@ from saescope.progress import Say
 _reading = threading.Lock()
 
 
-class _Wanted(NamedTuple):
-    """In which dtype, and how many of the first layers; None for all."""
+class Fetching(TypedDict, total=False):
+    """The keywords that say where a model's files come from."""
+
+    revision: str
+    """A branch, tag or commit on the hub; main if none is named."""
+    offline: bool
+    """Whether only what is here already is taken."""
+    progress: Say | None
+    """Is told of downloads and of what is being loaded."""
+
+
+class _Amount(NamedTuple):
+    """The dtype of a model to be read, and how many of its first layers; None for all."""
 
     dtype: str
     n_layers: int | None
 
 
-class _Read(NamedTuple):
+class _ReadModel(NamedTuple):
     """What came of the files: with warnings about them, and the number of layers that have weights;
     None for all."""
 
@@ -72,10 +83,8 @@ def load_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    revision: str = "",
-    offline: bool = False,
     up_to: str | Sequence[str] = (),
-    progress: Say | None = None,
+    **files: Unpack[Fetching],
 ) -> LanguageModel:
     """The model of a hub name, a local folder or a GGUF file; without a name the embedded one. With
     `up_to`, a hook or several, the weights of later layers are not read: enough to record
@@ -86,16 +95,16 @@ def load_model(
         ModelError: its files are torn, need remote code, or are of an architecture that
             transformer-lens does not hold.
     """
-    where, fetch = pick_device(device), Fetch(revision, offline, progress)
+    where, fetch = pick_device(device), Fetch(**files)
     with present(Path(name_or_path).name, field="model"):
         place = _locate(name_or_path, fetch)
     if not (place.local or hub_answers()):
         fetch = fetch._replace(offline=True)
-    if progress:
-        progress(f"loading {place.name}")
+    if fetch.progress:
+        fetch.progress(f"loading {place.name}")
     with present(place.name, field="model"), _one_at_a_time(), _readable(place, fetch) as source:
         n_layers = layers_below([up_to] if isinstance(up_to, str) else up_to)
-        read = _read(place._replace(source=source), where, _Wanted(dtype, n_layers), fetch)
+        read = _read(place._replace(source=source), where, _Amount(dtype, n_layers), fetch)
         moved = read.model._apply(lambda x: x if x.is_meta else x.to(where))
         return _wrap(place, read._replace(model=_in_memory(moved)))
 
@@ -242,7 +251,7 @@ def _check_local(path: Path) -> None:
         )
 
 
-def _read(place: _ModelFiles, where: torch.device, want: _Wanted, fetch: Fetch) -> _Read:
+def _read(place: _ModelFiles, where: torch.device, want: _Amount, fetch: Fetch) -> _ReadModel:
     from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging as hf_logging
 
@@ -255,7 +264,7 @@ def _read(place: _ModelFiles, where: torch.device, want: _Wanted, fetch: Fetch) 
             model, tokenizer = read_gguf(Path(place.source))
             check_tokenizer(tokenizer)
         model.to(pick_dtype(want.dtype, where, torch.float32))
-        return _Read(model, tokenizer, n_layers=without_later(model, want.n_layers))
+        return _ReadModel(model, tokenizer, n_layers=without_later(model, want.n_layers))
     common: dict[str, Any] = {
         "local_files_only": fetch.offline or place.local,
         "trust_remote_code": False,
@@ -285,7 +294,7 @@ def _read(place: _ModelFiles, where: torch.device, want: _Wanted, fetch: Fetch) 
         model, surplus = _read_weights(place, method, kind, **options)
         n_layers = None if want.n_layers is None else complete(model)
     notes = _notes(surplus if n_layers is None else _unplaced(surplus, model))
-    return _Read(model.eval(), tokenizer, notes, n_layers)
+    return _ReadModel(model.eval(), tokenizer, notes, n_layers)
 
 
 def _read_weights(
@@ -347,7 +356,7 @@ def _notes(surplus: list[str]) -> tuple[str, ...]:
     )
 
 
-def _wrap(place: _ModelFiles, read: _Read) -> LanguageModel:
+def _wrap(place: _ModelFiles, read: _ReadModel) -> LanguageModel:
     model = read.model
     n_embedded = int(model.get_input_embeddings().weight.shape[0])
     bridge, fires = boot(place.name, model, read.tokenizer, read.n_layers)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saescope.errors import ModelError
 from saescope.names import split_hook
 
+# pyright: reportPrivateUsage=false
 NOT_LOADED = "LAYERS_NOT_LOADED"
 
 

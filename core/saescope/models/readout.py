@@ -140,11 +140,10 @@ def reads_linearly(bridge: Any, readout: Unembedding, last_layer: int) -> bool:
 
 
 def head_reads_linearly(bridge: Any, readout: Unembedding, n_layers: int) -> bool:
-    """As `reads_linearly`, of the stream behind the first `n_layers`, which are all that is loaded:
-    through the final norm and the unembedding alone."""
+    """Whether small steps of the stream behind the first `n_layers`, which are all that is loaded,
+    move what the final norm and the unembedding make of it as the readout says."""
     norm, site = getattr(bridge, "ln_final", None), f"blocks.{n_layers - 1}.hook_resid_post"
-    known = norm is not None and site in bridge.hook_dict
-    if not known or len(readout.W_U) != bridge.cfg.d_model:
+    if norm is None or site not in bridge.hook_dict or len(readout.W_U) != bridge.cfg.d_model:
         return False
     x = output(bridge, bridge.blocks[n_layers], _some_ids(readout))
     steps = _steps(readout, x[0])

@@ -105,7 +105,7 @@ def _hooks_of(loaded: list[LoadedSAE]) -> list[str]:
 
 
 def _fingerprint_of(loaded: list[LoadedSAE]) -> str:
-    """Of the layers that an index of these rests on."""
+    """The fingerprint of the layers that an index of these rests on."""
     from saescope.models import layers_below, model_fingerprint
 
     return model_fingerprint(loaded[0].model, layers_below(_hooks_of(loaded)))
