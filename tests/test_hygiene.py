@@ -272,7 +272,9 @@ def test_the_server_opens_models_and_saes_in_one_place() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "sink_factor"
         if isinstance(node.ctx, ast.Store)
     }
-    assert setting == {"saescope.models.language_model", "saescope_mcp.state.loading"}
+    # A launched run is a worker's, in processes that know no server: it is told what that knows.
+    told = "saescope.training.launched"
+    assert setting == {"saescope.models.language_model", "saescope_mcp.state.loading", told}
 
 
 def test_only_models_knows_the_bridge() -> None:

@@ -3,6 +3,9 @@ every byte is as written.
 
     <folder>/ckpt-00001200/  sae.safetensors optim.safetensors ... state.json MANIFEST.json
 
+Of ranks that work together each writes what it holds, into shard-00001-... and so on. Whatever was
+written, by however many, is read by any number of them.
+
 No pickle. A kill at any moment leaves the older checkpoints and at most one `.tmp-` folder, which
 the next run removes.
 """
@@ -13,7 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,13 +35,18 @@ from saescope.errors import (
     free_space,
 )
 from saescope.fence import open_own, read_own
+from saescope.ranks import ALONE
+from saescope.sharding import FILES, Cut, own_files, read, write
 
 FIRST_S = 60.0
 """Seconds after which a run has its first checkpoint, however long the interval is."""
 PREFIX, ASIDE = "ckpt-", ".tmp-"
 STATE_FILE, MANIFEST_FILE = "state.json", "MANIFEST.json"
 FORMAT = 1
+WHOLE = Cut(ALONE, lambda name: False)
 _SPARE_BYTES = 1 << 20
+WITHIN = ":"
+_Files = dict[str, dict[str, Any]]
 
 
 class Schedule:
@@ -56,6 +65,11 @@ class Schedule:
         self.saved_at, self.wait_s = time.monotonic(), min(2 * self.wait_s, self.every_s)
 
 
+def flat(file: str, name: str) -> str:
+    """The name of a tensor of a file where all ranks write together, and for `Cut`."""
+    return f"{file}{WITHIN}{name}"
+
+
 class Checkpoint(NamedTuple):
     """What a run was saved as: tensors, plain values and files."""
 
@@ -64,43 +78,64 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write one checkpoint and drop all but the newest `keep`.
+def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int, cut: Cut = WHOLE) -> Path:
+    """Write one checkpoint and drop all but the newest `keep`; all ranks call this together.
 
     Raises:
         ResourceError: the disk is full (DISK_FULL) or not writable; earlier checkpoints are
             untouched.
     """
     final, aside = folder / f"{PREFIX}{step:08d}", folder / f"{ASIDE}{PREFIX}{step:08d}"
-    if final.exists() and not damage(final):
+    if cut.ranks.first(cut.ranks.writes and final.exists() and not damage(final)):
         return final  # a run that stopped right after it was resumed
     with _disk_errors(folder, aside):
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        _require_space(folder, checkpoint)
-        aside.mkdir()
-        for name, tensors in checkpoint.tensors.items():
-            save_file(
-                {key: _own(tensor) for key, tensor in tensors.items()},
-                aside / f"{name}.safetensors",
-            )
-        (aside / STATE_FILE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(aside.iterdir())
-        }
-        (aside / MANIFEST_FILE).write_text(
-            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
-        )
-        for path in [*aside.iterdir(), aside]:
-            _sync(path)
-        if final.exists():
-            _remove(final)
-        aside.rename(final)
-        _sync(folder)
-    for old in _all(folder)[:-keep]:
-        _remove(old)
+        if cut.ranks.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            _require_space(folder, checkpoint)
+            aside.mkdir()
+            (aside / STATE_FILE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+        cut.ranks.wait()
+        files = _write_tensors(aside, checkpoint.tensors, cut)
+        if cut.ranks.writes:
+            files |= _listed([aside / STATE_FILE])
+            _finish(aside, final, {"format": FORMAT, "step": step, "files": files})
+            for old in _all(folder)[:-keep]:
+                _remove(old)
+        cut.ranks.wait()
     return final
+
+
+def _write_tensors(aside: Path, tensors: Mapping[str, dict[str, Tensor]], cut: Cut) -> _Files:
+    """The files that now hold the tensors, of all ranks."""
+    if not cut.ranks.alone:
+        own = {flat(file, key): _own(x) for file in tensors for key, x in tensors[file].items()}
+        write(aside, own, cut)
+        listed = cut.ranks.each(_listed(own_files(aside, cut.ranks)))
+        return {name: entry for each in listed for name, entry in each.items()}
+    for file, named in tensors.items():
+        copies = {key: _own(x) for key, x in named.items()}
+        save_file(copies, aside / f"{file}.safetensors")
+    return _listed(aside.glob("*.safetensors"))
+
+
+def _listed(paths: Iterable[Path]) -> _Files:
+    """The manifest's lines for some files, which are on the disk by then."""
+    files: _Files = {}
+    for path in sorted(paths):
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        _sync(path)
+    return files
+
+
+def _finish(aside: Path, final: Path, manifest: dict[str, Any]) -> None:
+    (aside / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in (aside / MANIFEST_FILE, aside):
+        _sync(path)
+    if final.exists():
+        _remove(final)
+    aside.rename(final)
+    _sync(final.parent)
 
 
 def require_writable(folder: Path) -> None:
@@ -147,37 +182,46 @@ def damage(path: Path) -> str:
     return "" if STATE_FILE in files else "it has no state"
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def load(path: Path, *, cut: Cut = WHOLE) -> Checkpoint:
+    """Read a checkpoint: each rank what it will hold.
 
     Raises:
         FormatError: it is damaged.
     """
-    wrong = damage(path)
+    wrong = cut.ranks.first(damage(path) if cut.ranks.writes else "")
     if wrong:
         raise FormatError(
             f"Checkpoint {path.name} is damaged: {wrong}.",
             code="HASH_MISMATCH",
             hint="Resume from an older checkpoint.",
         )
-    tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
-    return Checkpoint(tensors, json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    if any(path.glob(FILES)):
+        tensors = defaultdict[str, dict[str, Tensor]](dict)
+        for name, x in read(path, cut).items():
+            file, _, key = name.partition(WITHIN)
+            tensors[file][key] = x
+        return Checkpoint(dict(tensors), state)
+    whole = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+    for file, named in whole.items():
+        named |= {key: cut.own(flat(file, key), x) for key, x in named.items()}
+    return Checkpoint(whole, state)
 
 
-def load_latest(folder: Path) -> Checkpoint:
+def load_latest(folder: Path, *, cut: Cut = WHOLE) -> Checkpoint:
     """Read the newest good checkpoint.
 
     Raises:
         NotFoundError: there is none.
     """
-    path = latest(folder)
+    path = cut.ranks.first(latest(folder) if cut.ranks.writes else None)
     if path is None:
         raise NotFoundError(
             f"No complete checkpoint in {folder.name}.",
             code="NO_CHECKPOINT",
             hint="Start the run again without resume.",
         )
-    return load(path)
+    return load(path, cut=cut)
 
 
 def clean(folder: Path) -> None:

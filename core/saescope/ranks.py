@@ -6,7 +6,7 @@ same methods in the same order: whoever leaves one out keeps the others waiting.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -14,8 +14,12 @@ from typing import Any, TypeVar, cast
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""The variable in which torchrun says how often it has started its processes anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,25 @@ class Ranks:
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """This rank's part of `n` things in a row; the parts differ by one at most."""
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+        """This rank's part of `n` things in a row, cut as `torch.chunk` cuts: all parts are of one
+        size but the last ones."""
+        each = self.largest_share(n)
+        return slice(min(n, self.rank * each), min(n, (self.rank + 1) * each))
+
+    def largest_share(self, n: int) -> int:
+        """How many of `n` things the first rank has: no other one has more."""
+        return -(-n // self.size)
 
     def total(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """The sum over all ranks, in place of `x`."""
         if not self.alone:
             torch.distributed.all_reduce(x)
+        return x
+
+    def smallest(self, x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """The smallest over all ranks, in place of `x`."""
+        if not self.alone:
+            torch.distributed.all_reduce(x, torch.distributed.ReduceOp.MIN)
         return x
 
     def least(self, value: float) -> float:
@@ -52,11 +68,20 @@ class Ranks:
         """The largest of all ranks' values."""
         return max(self.each(value))
 
-    def gathered(self, x: Shaped[Tensor, "n ..."]) -> list[Tensor]:
-        """Every rank's tensor, in the order of the ranks; they may differ in length."""
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether any rank has a flag set, for each flag."""
+        if self.alone:
+            return [*flags]
+        said = torch.tensor(flags, dtype=torch.int32)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in said.tolist()]
+
+    def gathered(self, x: Shaped[Tensor, "n ..."], *, lengths: Sequence[int] = ()) -> list[Tensor]:
+        """Every rank's tensor, in the order of the ranks; they may differ in length, which costs
+        a message where `lengths` does not say how."""
         if self.alone:
             return [x]
-        lengths = self.each(len(x))
+        lengths = lengths or self.each(len(x))
         # Backends send tensors of one shape, and not all of them know every dtype: bytes they know.
         padded = x.new_zeros(max(lengths), *x.shape[1:])
         padded[: len(x)] = x
@@ -76,6 +101,10 @@ class Ranks:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def together(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
+        """Every rank's tensor in one, in the order of the ranks."""
+        return x if self.alone else torch.cat(self.gathered(x))
+
     def first(self, value: T) -> T:
         """The value that the first rank has."""
         return self.each(value if self.writes else cast(T, None))[0]
@@ -86,20 +115,33 @@ class Ranks:
 
 
 ALONE = Ranks()
+_here = ALONE
+
+
+def here() -> Ranks:
+    """This process's place: `ALONE` outside of `joined`."""
+    return _here
 
 
 @contextmanager
 def joined() -> Generator[Ranks]:
     """The group of processes that torchrun started together with this one; `ALONE` where it did
     not."""
+    global _here
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # torchrun keeps one store over its restarts: what a killed process left in it would be called.
+    attempt = PrefixStore(os.environ.get(RESTARTS, "0"), store)
+    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+    torch.distributed.init_process_group(backend, store=attempt, rank=rank, world_size=size)
+    _here = Ranks(rank, size)
     try:
-        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        yield _here
     finally:
+        _here = ALONE
         torch.distributed.destroy_process_group()

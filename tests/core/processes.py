@@ -25,7 +25,11 @@ def run_on_ranks(n: int, code: str, *words: object, cwd: Path) -> list[str]:
         )
         for rank in range(n)
     ]
-    ends = [process.communicate(timeout=300) for process in started]
+    try:
+        ends = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     for process, (_, errors) in zip(started, ends, strict=True):
         assert process.returncode == 0, errors
     return [out for out, _ in ends]

@@ -54,7 +54,7 @@ class Forked:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if name.startswith(("SAESCOPE_", "HF_", "OMP_"))
+            if name.startswith(("SAESCOPE_", "HF_", "OMP_", "PATH"))
         }
         process = FORKED.Process(
             target=_work, args=(run_id, folder, environment, self.fsize, self.clock), daemon=True

@@ -14,6 +14,7 @@ from saescope.activations.text import Dataset
 from saescope.activations.tokens import ContextConfig, ContextStream, counted_positions, empty_error
 from saescope.errors import NumericError
 from saescope.models import LanguageModel, model_fingerprint
+from saescope.ranks import ALONE, Ranks
 from saescope.sinks import find_sinks
 
 FORWARD_TOKENS = {"cpu": 2048}
@@ -56,18 +57,26 @@ class TextSource(RowSource):
     attention sinks left out.
 
     A row holds one token at every hook, so a position that is a sink at any of them is left out of
-    all.
+    all. Ranks that work together run a pass each at the same time, and all get the rows of all: in
+    the order in which a process alone would.
     """
 
     def __init__(
-        self, model: LanguageModel, hook_names: Sequence[str], dataset: Dataset, cfg: ContextConfig
+        self,
+        model: LanguageModel,
+        hook_names: Sequence[str],
+        dataset: Dataset,
+        cfg: ContextConfig,
+        *,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.stream = ContextStream(model, dataset, cfg)
         self.harvester = Harvester(model, hook_names, cfg.context_size)
         self.widths = self.harvester.widths
         self.device = model.device
         self.n_contexts = contexts_at_once(model, cfg)
-        self.max_rows = self.n_contexts * (cfg.context_size - 1)
+        self.max_rows = ranks.size * self.n_contexts * (cfg.context_size - 1)
         self.fingerprint = text_fingerprint(model, self.widths, dataset, cfg)
         self.memory_bytes = self.stream.memory_bytes
         self.epoch, self.n_supplied = 0, 0
@@ -76,16 +85,15 @@ class TextSource(RowSource):
         none."""
 
     def next_rows(self) -> Rows:
-        """The rows of the next forward pass.
+        """The rows of the next forward pass, or of one for each rank.
 
         Raises:
             NotFoundError: DATASET_EMPTY: there is no text, or none but special tokens.
             NumericError: an activation is NaN or infinite.
         """
-        contexts = self._taken = (
-            self._taken if len(self._taken) else self.stream.take(self.n_contexts)
-        )
-        rows = rows_of(self.harvester, contexts)
+        contexts = self._taken = self._take()
+        own = rows_of(self.harvester, contexts)
+        rows = {name: self.ranks.together(x) for name, x in own.items()}
         self.epoch = self.stream.epoch
         if self.epoch and not self.n_supplied + n_rows(rows):
             raise empty_error(self.stream.dataset, self.stream.cfg)
@@ -93,6 +101,13 @@ class TextSource(RowSource):
         self.n_supplied += n_rows(rows)
         self._taken = self._none
         return rows
+
+    def _take(self) -> Int[Tensor, "n context_size"]:
+        """The contexts of the next pass; each rank passes those of the others by."""
+        passes = [self._taken] if len(self._taken) else []
+        while len(passes) < self.ranks.size:
+            passes.append(self.stream.take(self.n_contexts))
+        return passes[self.ranks.rank]
 
     def state_dict(self) -> dict[str, Tensor]:
         own = {"n_rows": torch.tensor(self.n_supplied), "taken": self._taken}

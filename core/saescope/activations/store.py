@@ -13,6 +13,7 @@ from saescope.activations.buffer import MixingBuffer, Rows, below, n_rows
 from saescope.activations.sources import RowSource
 from saescope.devices import DTYPES
 from saescope.errors import ConfigError
+from saescope.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,15 +41,23 @@ class StoreConfig:
 
 
 class ActivationStore(Iterator[Rows]):
-    """Batches `{hook_name: [batch_size, d]}`; row i of every hook belongs to the same token."""
+    """Batches `{hook_name: [batch_size, d]}`; row i of every hook belongs to the same token.
 
-    def __init__(self, source: RowSource, cfg: StoreConfig) -> None:
+    Ranks that work together have one buffer, and each gets whole batches: those of a process alone.
+    """
+
+    def __init__(self, source: RowSource, cfg: StoreConfig, *, ranks: Ranks = ALONE) -> None:
         self.source, self.cfg = source, cfg
         self.n_received, self.n_drawn = 0, 0
         self._left: Rows = {}
         size = min(cfg.buffer_tokens, cfg.n_tokens)
         self.buffer = MixingBuffer(
-            size, source.widths, dtype=DTYPES[cfg.dtype], device=source.device, seed=cfg.seed
+            size,
+            source.widths,
+            dtype=DTYPES[cfg.dtype],
+            device=source.device,
+            seed=cfg.seed,
+            ranks=ranks,
         )
 
     @property

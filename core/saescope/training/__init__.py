@@ -2,9 +2,10 @@
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
 from saescope.training.data import hooks_of
-from saescope.training.door import AskedRun, asked_of, check_run
+from saescope.training.door import AskedRun, asked_of, check_run, check_together
+from saescope.training.launcher import Launcher
 from saescope.training.loggers import mode_of_wandb, require_logger
-from saescope.training.plan import Plan, make_plan
+from saescope.training.plan import Plan, for_ranks, make_plan
 from saescope.training.run import TrainingRun, train_config
 from saescope.training.set_plan import make_set_plan
 from saescope.training.set_run import SetProgress, SetRun
@@ -23,6 +24,7 @@ __all__ = [
     "OPTIONS",
     "AskedRun",
     "Batches",
+    "Launcher",
     "ListBatches",
     "Plan",
     "SetProgress",
@@ -35,6 +37,8 @@ __all__ = [
     "Unseen",
     "asked_of",
     "check_run",
+    "check_together",
+    "for_ranks",
     "hooks_of",
     "make_plan",
     "make_set_plan",

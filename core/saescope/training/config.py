@@ -225,6 +225,13 @@ class TrainConfig:
         ),
     ] = 600.0
     keep_checkpoints: Annotated[int, Knob("complete checkpoints kept", low=1, high=100)] = 2
+    shard_features: Annotated[
+        bool,
+        Knob(
+            "nproc: each process holds a part of the features, not of the batch (topk, "
+            "batchtopk, matryoshka_batchtopk); for dictionaries that one card cannot hold"
+        ),
+    ] = False
     logger: Annotated[Literal["none", "wandb", "tensorboard"], Knob("where metrics also go")] = (
         "none"
     )

@@ -23,6 +23,7 @@ from saescope.activations.buffer import Rows, n_rows
 from saescope.errors import Cancelled
 from saescope.models import LanguageModel
 from saescope.progress import Say
+from saescope.ranks import here
 from saescope.training.config import TrainConfig
 
 PREPEND_BOS: dict[str, bool | None] = {"auto": None, "true": True, "false": False}
@@ -65,7 +66,7 @@ class WatchedSource(RowSource):
             source.memory_bytes,
             source.epoch,
         )
-        self.rate = Rate()
+        self.ranks, self.rate = here(), Rate()
         self.spent_s = 0.0
         """All the time that reading has taken so far."""
 
@@ -75,7 +76,7 @@ class WatchedSource(RowSource):
 
     def next_rows(self) -> Rows:
         """Raises Cancelled before any work once `stop` is set."""
-        if self.stop.is_set():
+        if self.ranks.any(self.stop.is_set())[0]:
             raise Cancelled("The run was asked to stop.")
         started = time.monotonic()
         rows = self.source.next_rows()
@@ -130,7 +131,8 @@ def text_source(
     cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path] = ()
 ) -> TextSource:
     """The activations of the training part of the text; the held-out part is never read."""
-    return TextSource(model, hooks_of(cfg), text_of(cfg, roots=roots), context_config(cfg))
+    text, contexts = text_of(cfg, roots=roots), context_config(cfg)
+    return TextSource(model, hooks_of(cfg), text, contexts, ranks=here())
 
 
 def text_of(cfg: TrainConfig, *, roots: Sequence[Path] = ()) -> Dataset:

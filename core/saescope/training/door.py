@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from saescope.errors import HookError
+from saescope.errors import ConfigError, HookError
 from saescope.models import LanguageModel, pick_device
 from saescope.names import split_hook
 from saescope.training.config import TrainConfig, parse_options
+from saescope.training.launcher import Launcher, check_launcher
 from saescope.training.run import CONTEXT_SIZE, EXPANSION_FACTOR, train_config
 from saescope.training.sets import check_set, read_sweep, sites_of, train_configs
+from saescope.training.shares import require_shares
 
 _NOT_SETTINGS = ("model", "options", "device")
 _LARGE = 2**24
@@ -78,6 +80,32 @@ def check_run(
         for field in ("hook_name", "hook_name_out"):
             if name := getattr(cfg, field):
                 _check_hook(field, name, n_layers)
+
+
+def check_together(asked: AskedRun, nproc: int, launcher: Launcher, *, device: str) -> None:
+    """Raises what keeps so many processes from sharing the run."""
+    if nproc == 1:
+        return
+    if asked.many:
+        raise ConfigError(
+            "A set of SAEs is trained by one process.",
+            code="CONFLICTING_ARGUMENTS",
+            field="nproc",
+            got=nproc,
+            allowed=1,
+            hint="Train the set with nproc=1, or one SAE with several processes.",
+        )
+    cfg = unseen_configs(asked, width=_LARGE, n_layers=None)[0]
+    if cfg.cache_activations:
+        raise ConfigError(
+            "Several processes keep no activations on disk: each reads text of its own.",
+            code="CONFLICTING_ARGUMENTS",
+            field="cache_activations",
+            got=True,
+            allowed=False,
+        )
+    require_shares(cfg, nproc)
+    check_launcher(nproc, launcher, device=device)
 
 
 def unseen_configs(asked: AskedRun, *, width: int, n_layers: int | None) -> list[TrainConfig]:

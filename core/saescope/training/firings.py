@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from saescope.ranks import ALONE, Ranks
+
 
 class FiringCounts(NamedTuple):
     """How often each feature fired, on so many tokens."""
@@ -17,7 +19,9 @@ class FiringCounts(NamedTuple):
 class FiringCounter:
     """Counts since the last point of the history; a resumed run begins to count anew."""
 
-    def __init__(self, d_sae: int, device: torch.device) -> None:
+    def __init__(self, d_sae: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
+        """Those that have other features."""
         self._counts = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self._n_tokens = 0
         self.last: FiringCounts | None = None
@@ -29,5 +33,5 @@ class FiringCounter:
 
     def close(self) -> None:
         """A point of the history is there: count the next from 0."""
-        self.last = FiringCounts(self._counts, self._n_tokens)
+        self.last = FiringCounts(self.ranks.together(self._counts), self._n_tokens)
         self._counts, self._n_tokens = torch.zeros_like(self._counts), 0

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.ranks import ALONE, Ranks
 from saescope.recipes import RECIPES, Architecture, Revival, TrainingRecipe
 from saescope.saes.batchtopk import check_widths
 
@@ -80,6 +81,11 @@ class Objective:
             )
 
 
+BLOCK = 4096
+"""Rows that are drawn at a time. torch draws 16 numbers together: of a block whose size is no
+multiple of that, the last ones would be others than in one call for all."""
+
+
 class Batch(NamedTuple):
     """Activations to encode and to predict: the same tensor for an SAE, two sites for a
     transcoder."""
@@ -116,19 +122,22 @@ def initial_params(
     seed: int,
     decoder_init_norm: float = 0.1,
     jumprelu_init_threshold: float = 0.01,
+    ranks: Ranks = ALONE,
 ) -> Params:
     """Decoder rows of one norm in random directions, the encoder their copy (Conerly et al. 2024)
     or, where the L0 is free, with rows of norm 1, so that biases and thresholds have the scale of
-    the activations; W_skip zero."""
+    the activations; W_skip zero. Of `ranks` each has its share of the features."""
     generator = torch.Generator().manual_seed(seed)
-    decoder = _rows(objective.d_sae, objective.d_out, decoder_init_norm, generator)
+    share = ranks.share(objective.d_sae)
+    n_own = share.stop - share.start
+    decoder = _rows(share, objective.d_out, decoder_init_norm, generator, n=objective.d_sae)
     encoder_norm = decoder_init_norm if objective.recipe.ranks else 1.0
     if objective.d_in == objective.d_out:
         encoder = decoder * (encoder_norm / decoder_init_norm)
     else:
-        encoder = _rows(objective.d_sae, objective.d_in, encoder_norm, generator)
+        encoder = _rows(share, objective.d_in, encoder_norm, generator, n=objective.d_sae)
     params: Params = {"encoder": encoder, "decoder": decoder, "b_dec": torch.zeros(objective.d_out)}
-    params |= {name: torch.zeros(objective.d_sae) for name in objective.recipe.biases}
+    params |= {name: torch.zeros(n_own) for name in objective.recipe.biases}
     if "threshold" in params:
         params["threshold"].fill_(jumprelu_init_threshold)
     return params | (
@@ -136,6 +145,14 @@ def initial_params(
     )
 
 
-def _rows(n: int, width: int, norm: float, generator: torch.Generator) -> Float[Tensor, "n width"]:
-    rows = torch.randn(n, width, generator=generator)
+def _rows(
+    share: slice, width: int, norm: float, generator: torch.Generator, *, n: int
+) -> Float[Tensor, "n_own width"]:
+    """A share of `n` rows. The numbers are those of one call for all of them; but never are more
+    than a block of the others there."""
+    kept = list[Tensor]()
+    for start in range(0, n, BLOCK):
+        rows = torch.randn(min(BLOCK, n - start), width, generator=generator)
+        kept.append(rows[max(0, share.start - start) : max(0, share.stop - start)])
+    rows = torch.cat(kept)
     return rows * (norm / rows.norm(dim=-1, keepdim=True))

@@ -5,7 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.ranks import ALONE, Ranks
 from saescope.training.objective import Params
+from saescope.training.split import OF_ALL
 
 EPS = 1e-8
 
@@ -14,8 +16,16 @@ class Adam:
     """Adam (Kingma & Ba 2015) over named parameters, changed in place; every tensor of its state is
     plain."""
 
-    def __init__(self, params: Params, *, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        self.params = params
+    def __init__(
+        self,
+        params: Params,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`ranks` have other features: the norm of the gradients is that of all of them."""
+        self.params, self.ranks = params, ranks
         self.betas = (beta1, beta2)
         self.mean = {name: torch.zeros_like(param) for name, param in params.items()}
         self.square = {name: torch.zeros_like(param) for name, param in params.items()}
@@ -25,8 +35,7 @@ class Adam:
         """One update; returns the gradients' total norm before clipping. 0 = no clipping.
         Overwrites `grads`."""
         names = list(self.params)
-        norms = torch.stack([torch.linalg.vector_norm(grads[name]) for name in names])
-        total = torch.linalg.vector_norm(norms)
+        total = self._norm(grads)
         scale = ((total + 1e-6) / max_grad_norm).clamp(min=1.0) if max_grad_norm else None
         torch._fused_adam_(  # type: ignore[reportPrivateUsage]  # the only way to its grad_scale
             [self.params[name] for name in names],
@@ -46,6 +55,14 @@ class Adam:
             found_inf=None,
         )
         return total
+
+    def _norm(self, grads: Params) -> Float[Tensor, ""]:
+        norms = {name: torch.linalg.vector_norm(grads[name]) for name in self.params}
+        if not self.ranks.alone:
+            own = torch.stack([norm for name, norm in norms.items() if name not in OF_ALL])
+            whole = {name: norm for name, norm in norms.items() if name in OF_ALL}
+            norms = whole | {"features": self.ranks.total(own.square().sum()).sqrt()}
+        return torch.linalg.vector_norm(torch.stack([*norms.values()]))
 
     def _count(self, names: list[str]) -> list[Tensor]:
         counts = [self.steps[name] for name in names]

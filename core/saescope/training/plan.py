@@ -63,6 +63,17 @@ def make_plan(
     )
 
 
+def for_ranks(plan: Plan, n: int, *, one_memory: bool) -> Plan:
+    """The plan of a run that `n` processes share, from that of one: each holds the whole SAE, a
+    model and its share of the buffer. How much faster they are is not measured before."""
+    if n == 1:
+        return plan
+    memory = plan.memory_bytes * n if one_memory else plan.memory_bytes
+    fits = plan.fits and memory <= plan.memory_free_bytes
+    speed = f"Speed and time are one process's: {n} share the work."
+    return replace(plan, memory_bytes=memory, fits=fits, warnings=[*plan.warnings, speed])
+
+
 def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:
     """Seconds a token; the first pass also fills the pool of contexts, so another one is timed."""
     rows = source.next_rows()

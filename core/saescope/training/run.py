@@ -12,6 +12,7 @@ from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_width
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.progress import Report, Say, silent
+from saescope.ranks import here
 from saescope.saes import SAE
 from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
@@ -71,13 +72,14 @@ class TrainingRun:
         self.source = WatchedSource(
             row_source(cfg, model, roots=roots, stop=self.stop, say=say), self.stop
         )
-        self.store = ActivationStore(self.source, store_config(cfg))
+        self.store = ActivationStore(self.source, store_config(cfg), ranks=here())
         self.batches, self.warnings = StoreBatches(self.store, cfg, source=self.source), list[str]()
-        if folder is not None and (newest := newest_checkpoint(folder)):
-            self.warnings += _judged(newest, disk.latest(folder))
-            self.trainer = Trainer.resume(folder, self.batches, cfg=cfg, device=model.device)
+        where: Any = {"device": model.device, "ranks": here()}
+        if here().first(folder is not None and newest_checkpoint(folder)) and folder is not None:
+            self.warnings += _judged(folder)
+            self.trainer = Trainer.resume(folder, self.batches, cfg=cfg, **where)
         else:
-            self.trainer = Trainer(cfg, self.batches, folder=folder, device=model.device)
+            self.trainer = Trainer(cfg, self.batches, folder=folder, **where)
         name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
         self.warnings += [warning for warning in (not_in_saelens(name),) if warning]
 
@@ -152,8 +154,12 @@ def public_name(dataset: str) -> str:
     return dataset if dataset == "embedded" or dataset.startswith("hf:") else Path(dataset).name
 
 
-def _judged(newest: Path, good: Path | None) -> list[str]:
-    """A warning where the newest checkpoint cannot be used."""
+def _judged(folder: Path) -> list[str]:
+    """A warning where the newest checkpoint cannot be used; the rank that writes has it."""
+    newest = newest_checkpoint(folder)
+    if newest is None or not here().writes:
+        return []
+    good = disk.latest(folder)
     if good is None:
         raise FormatError(
             f"No checkpoint of this run is whole: {newest.name}: {disk.damage(newest)}.",

@@ -11,13 +11,16 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NumericError
 from saescope.precision import fetched
 from saescope.progress import Report
+from saescope.ranks import ALONE, Ranks
 from saescope.saes import SAE
+from saescope.sharding import Cut
 from saescope.training.config import TrainConfig
 from saescope.training.firings import FiringCounter
 from saescope.training.history import History, Point, measure
@@ -25,10 +28,13 @@ from saescope.training.loggers import make_log
 from saescope.training.objective import Batch, Coefficients, initial_params
 from saescope.training.optimizer import Adam, normalize_rows, remove_parallel
 from saescope.training.pace import Pace
+from saescope.training.parts import own_part, summed
 from saescope.training.result import finished_sae
 from saescope.training.revival import Deadness, resample
 from saescope.training.scaling import CENTRES, Scaling, estimate
 from saescope.training.schedules import learning_rate, warmed_up
+from saescope.training.shares import require_shares
+from saescope.training.split import OF_ALL, Split
 from saescope.training.start import fit_start
 from saescope.training.steps import BatchTopKStep, StepResult, make_step
 
@@ -72,24 +78,29 @@ class Trainer:
         *,
         folder: Path | None = None,
         device: str | torch.device = "cpu",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.cfg, self.batches, self.folder = cfg, batches, folder
+        self.split = split = split_of(cfg, ranks)
         self.device = torch.device(device)
         start = initial_params(
             cfg.objective,
             seed=cfg.seed,
             decoder_init_norm=float(cfg.decoder_init_norm),
             jumprelu_init_threshold=float(cfg.jumprelu_init_threshold),
+            ranks=split.features,
         )
         self.params = {name: tensor.to(self.device) for name, tensor in start.items()}
         if cfg.decoder_norm == "unit":
             normalize_rows(self.params["decoder"])
-        self.compute = make_step(cfg.objective, self.params)
+        self.compute = make_step(cfg.objective, self.params, split)
         if isinstance(self.compute, BatchTopKStep):
             self.compute.threshold_lr = max(BatchTopKStep.threshold_lr, min(1.0, 10 / cfg.n_steps))
-        self.adam = Adam(self.params, beta1=float(cfg.adam_beta1), beta2=float(cfg.adam_beta2))
-        self.deadness = Deadness(cfg.d_sae, cfg.chosen.dead_feature_window, self.device)
-        self.firings = FiringCounter(cfg.d_sae, self.device)
+        betas = {"beta1": float(cfg.adam_beta1), "beta2": float(cfg.adam_beta2)}
+        self.adam = Adam(self.params, **betas, ranks=split.features)
+        d_sae = len(self.params["encoder"])
+        self.deadness = Deadness(d_sae, cfg.chosen.dead_feature_window, self.device)
+        self.firings = FiringCounter(d_sae, self.device, split.features)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
         self.history = History(cfg.chosen.log_every)  # a long run thins its points as it goes
@@ -108,7 +119,7 @@ class Trainer:
                 field="folder",
                 hint="Resume that run, or choose another folder.",
             )
-        if folder is not None:
+        if folder is not None and ranks.writes:
             disk.clean(folder)
 
     @classmethod
@@ -119,6 +130,7 @@ class Trainer:
         *,
         cfg: TrainConfig | None = None,
         device: str | torch.device = "cpu",
+        ranks: Ranks = ALONE,
     ) -> "Trainer":
         """Go on from the newest good checkpoint.
 
@@ -126,10 +138,13 @@ class Trainer:
             NotFoundError: there is no checkpoint.
             ConfigError: `cfg` is given and differs from what the run was started with.
         """
-        saved = disk.load_latest(folder)
-        trainer = cls(started_with(saved.state, cfg), batches, device=device)
+        if cfg is None:  # which tensors are cut it says
+            cfg = started_with(disk.load_latest(folder, cut=Cut(ranks, lambda name: False)).state)
+        saved = disk.load_latest(folder, cut=cut_of(split_of(cfg, ranks)))
+        trainer = cls(started_with(saved.state, cfg), batches, device=device, ranks=ranks)
         trainer.folder = folder
-        disk.clean(folder)
+        if ranks.writes:
+            disk.clean(folder)
         trainer.restore(saved)
         return trainer
 
@@ -146,10 +161,18 @@ class Trainer:
             ResourceError: the disk is full (DISK_FULL); the last good checkpoint is untouched.
             NumericError: the loss is no longer finite; the last good checkpoint is from before.
         """
-        log = make_log(self.cfg, self.folder)
+        ranks = self.split.ranks
+        log = make_log(self.cfg, self.folder) if ranks.writes else None
         schedule, state = disk.Schedule(float(self.cfg.checkpoint_every_s)), "done"
         while self.step < self.cfg.n_steps:
-            if stop is not None and stop.is_set():
+            # Clocks and signals differ: all ranks stop at the same step, and save at the same one.
+            stopped, due = ranks.any(
+                stop is not None and stop.is_set(), ranks.writes and schedule.due
+            )
+            if due:
+                self.save()
+                schedule.saved()
+            if stopped:
                 state = "stopped"
                 break
             try:
@@ -162,9 +185,6 @@ class Trainer:
                     log(self.step, self.history.points[-1])
                 if report is not None:
                     report(self.progress("running"))
-            if schedule.due:
-                self.save()
-                schedule.saved()
         self.save()
         return self.progress(state)
 
@@ -185,7 +205,10 @@ class Trainer:
     def result(self) -> SAE:
         """Return the SAE as it is now, for raw activations."""
         threshold = self.compute.threshold if isinstance(self.compute, BatchTopKStep) else 0.0
-        params = {name: tensor.cpu() for name, tensor in self.params.items()}
+        params = {
+            name: tensor.cpu() if name in OF_ALL else self.split.features.together(tensor.cpu())
+            for name, tensor in self.params.items()
+        }
         return finished_sae(
             self.cfg,
             params,
@@ -246,10 +269,11 @@ class Trainer:
             shape=cfg.lr_scheduler,
         )
         result = self.compute(
-            batch,
+            own_part(batch, self.split.positions),
             coefficients=Coefficients(sparsity, cfg.revival_coefficient),
             dead=self.deadness.dead if self.compute.objective.revives else None,
         )
+        result = summed(result, self.split.positions)
         self.deadness.update(result.fired)
         self.firings.add(result.fired, len(batch.x))
         if self.pace:
@@ -265,10 +289,19 @@ class Trainer:
         if not self.history.due(self.step, cfg.n_steps):
             return False
         self._record(
-            measure(batch, result, dead=self.deadness.mask), rate, float(sparsity), float(norm)
+            measure(batch, self._of_all(result), dead=self._all_dead()),
+            rate,
+            float(sparsity),
+            float(norm),
         )
         self._look_ahead()
         return True
+
+    def _of_all(self, result: StepResult) -> StepResult:
+        return result._replace(fired=self.split.features.together(result.fired))
+
+    def _all_dead(self) -> Bool[Tensor, " d_sae"]:
+        return self.split.features.together(self.deadness.mask)
 
     def _look_ahead(self) -> None:
         """Ask the device, which the point was waited for anyway, what the steps up to the next one
@@ -315,7 +348,8 @@ class Trainer:
         """Write a checkpoint of this moment; None without a folder."""
         if self.folder is None:
             return None
-        return disk.save(self.folder, self.step, self.checkpoint(), keep=self.cfg.keep_checkpoints)
+        keep, cut = self.cfg.keep_checkpoints, cut_of(self.split)
+        return disk.save(self.folder, self.step, self.checkpoint(), keep=keep, cut=cut)
 
     def checkpoint(self) -> disk.Checkpoint:
         """All that decides the steps to come.
@@ -381,6 +415,32 @@ class Trainer:
         self.batches.load_state_dict(
             disk.join_state(saved.tensors.get("source", {}), state["source"])
         )
+
+
+def split_of(cfg: TrainConfig, ranks: Ranks) -> Split:
+    """How ranks share a run of these settings.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    require_shares(cfg, ranks.size)
+    return Split(features=ranks) if cfg.shard_features else Split(positions=ranks)
+
+
+def cut_of(split: Split) -> Cut:
+    """The tensors of a checkpoint of which each rank has rows: its share of the buffer's places,
+    and where ranks have features all that has a row for each."""
+
+    def rows_of(name: str) -> bool:
+        file, _, tensor = name.partition(disk.WITHIN)
+        if file == "source":
+            return tensor.startswith("buffer/table/")
+        if split.features.alone or tensor.startswith("steps."):
+            return False
+        own = file in ("sae", "optim") and tensor.rpartition(".")[2] not in OF_ALL
+        return own or (file, tensor) == ("trainer", "idle")
+
+    return Cut(split.ranks, rows_of)
 
 
 def started_with(state: Mapping[str, Any], cfg: TrainConfig | None = None) -> TrainConfig:

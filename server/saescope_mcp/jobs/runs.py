@@ -131,6 +131,7 @@ class Runs:
         now = time.time()
         changes: dict[str, Any] = {
             "state": "queued",
+            "request": run.request,
             "queued": now,
             "heartbeat": now,
             "cancel": False,

@@ -15,6 +15,8 @@ from saescope_mcp.schemas.status import JobState
 _SWEPT = ("k", "d_sae", "seed")
 _COEFFICIENTS = ("l1_coefficient", "l0_coefficient")
 _NOT_OF_THE_RUN = {"dry_run", "wait_s", "resume", "response_format"}
+_OF_PROCESSES = {"nproc", "launcher"}
+Launcher = Literal["torchrun", "slurm"]
 
 
 class TrainSae(Request):
@@ -64,6 +66,8 @@ class TrainSae(Request):
     device: Identifier = Field(
         default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
     )
+    nproc: int = Field(default=1, ge=1, le=1024, description="Processes that share each batch.")
+    launcher: Launcher = Field(default="torchrun", description="What starts them.")
     dry_run: bool = Field(default=False, description="Only measure and plan; start nothing.")
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait for the end."
@@ -112,9 +116,14 @@ class TrainSae(Request):
         return self.model_dump(include=self.model_fields_set - _NOT_OF_THE_RUN)
 
     @property
+    def processes(self) -> dict[str, Any]:
+        """What was said about the processes, which a resume may change."""
+        return self.model_dump(include=self.model_fields_set & _OF_PROCESSES)
+
+    @property
     def run(self) -> dict[str, Any]:
-        """All that the run is, defaults included."""
-        return self.model_dump(exclude=_NOT_OF_THE_RUN)
+        """All that the run is, defaults included, whatever number of processes it has."""
+        return self.model_dump(exclude=_NOT_OF_THE_RUN | _OF_PROCESSES)
 
 
 def _conflict(field: str, message: str, allowed: str) -> None:

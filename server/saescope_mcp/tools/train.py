@@ -1,6 +1,6 @@
 """train_sae."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,13 +153,20 @@ def _look(
         from saescope.activations import open_dataset, require_text
         from saescope.checkpoints import require_writable
         from saescope.models import peek_n_layers
-        from saescope.training import asked_of, check_run, mode_of_wandb, require_logger
+        from saescope.training import (
+            asked_of,
+            check_run,
+            check_together,
+            mode_of_wandb,
+            require_logger,
+        )
 
     asked, roots = asked_of(request.run, request.options), list(settings.read_roots)
     mode = mode_of_wandb(offline=settings.offline)
     require_logger(asked.settings.get("logger", "none"), wandb_mode=mode)
     loaded, n_layers = slot and slot.model, peek_n_layers(model)
     check_run(asked, model=loaded, n_layers=n_layers, device=request.device)
+    check_together(asked, request.nproc, request.launcher, device=request.device)
     require_text(
         open_dataset(dataset, text_column=asked.settings.get("text_column", ""), roots=roots)
     )
@@ -176,7 +183,11 @@ async def _resume(state: AppState, request: TrainSae) -> Run:
             hint="Call train_sae again without resume.",
         )
     before = TrainSae.model_validate(run.request).run
-    differs = {name: before[name] for name, value in request.given.items() if before[name] != value}
+    differs = {
+        name: before[name]
+        for name, value in request.given.items()
+        if name in before and before[name] != value
+    }
     if differs:
         raise ConfigError(
             f"The run {run.id} was started with other settings: "
@@ -188,7 +199,17 @@ async def _resume(state: AppState, request: TrainSae) -> Run:
         )
     if request.dry_run or run.live or run.state == "done":
         return run
+    further = TrainSae.model_validate(run.request | request.processes)
+    await state.loaders.run(partial(_look_at_processes, further))
+    run = replace(run, request=further.given)
     return await state.ask(Runs.resume, run, most_live=1 + state.settings.max_queued_jobs)
+
+
+def _look_at_processes(request: TrainSae) -> None:
+    from saescope.training import asked_of, check_together
+
+    asked = asked_of(request.run, request.options)
+    check_together(asked, request.nproc, request.launcher, device=request.device)
 
 
 async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:

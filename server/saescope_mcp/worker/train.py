@@ -16,6 +16,7 @@ from saescope_mcp.worker.base import Worker
 from saescope_mcp.worker.curves import curves, densities, evenly
 from saescope_mcp.worker.made import provenance, remembered
 from saescope_mcp.worker.sets import HISTORY_POINTS, SetJob, watched
+from saescope_mcp.worker.together import Together
 
 if TYPE_CHECKING:
     from saescope.models import LanguageModel
@@ -32,13 +33,14 @@ class TrainWorker(Worker):
     phase = "training"
     training: "TrainingRun | None" = None
     set_job: SetJob | None = None
+    together: Together | None = None
 
     def prepare(self) -> None:
         """Measure, write down the configuration and the plan, and refuse a run that does not
         fit."""
         if self.run.plan:
             return
-        from saescope.training import make_plan, make_set_plan
+        from saescope.training import for_ranks, make_plan, make_set_plan
         from saescope.training.machine import n_threads
 
         self.say("loading the model", phase="measuring")
@@ -52,6 +54,7 @@ class TrainWorker(Worker):
         plan = (
             make_set_plan(configs, model, **where) if asked.many else make_plan(cfg, model, **where)
         )
+        plan = for_ranks(plan, self._nproc, one_memory=model.device.type == "cpu")
         written = {SET: [cfg.asked for cfg in configs]} if asked.many else cfg.to_dict()
         summary = {name: value for name, value in asdict(plan).items() if name != "warnings"}
         summary |= {
@@ -77,7 +80,10 @@ class TrainWorker(Worker):
         from saescope.training.machine import use_threads
 
         config = dict(self.run.config)
-        use_threads(config.pop("threads"))
+        threads = config.pop("threads")
+        if self._nproc > 1:
+            return self._do_together(TrainConfig.from_dict(config), threads)
+        use_threads(threads)
         self.say("loading the model")
         many = config.pop(SET, None)
         with cancellable(self.stop):
@@ -104,6 +110,16 @@ class TrainWorker(Worker):
             raise Cancelled("AskedRun to stop.")
         self.say("saving the SAE")
         return self._done(training, configs[0], model)
+
+    def _do_together(self, cfg: "TrainConfig", threads: int) -> dict[str, Any]:
+        """In several processes; this one only follows them."""
+        self.unmute(cfg)
+        self.together = Together(self, cfg, threads=max(1, threads // self._nproc))
+        return self.together.do(self._nproc, self.run.request.get("launcher", "torchrun"))
+
+    @property
+    def _nproc(self) -> int:
+        return self.run.request.get("nproc", 1)
 
     def unmute(self, cfg: "TrainConfig") -> None:
         """The command line and the server switch wandb off for everybody else."""
@@ -187,6 +203,9 @@ class TrainWorker(Worker):
                 "message": self.message,
                 "checkpoint": str(newest) if newest else None,
             }
+        if self.together is not None:
+            newest = self.newest()
+            return self.together.progress() | {"checkpoint": str(newest) if newest else None}
         training = self.training
         if training is None:
             return {}

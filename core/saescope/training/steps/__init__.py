@@ -6,6 +6,7 @@ from torch import Tensor
 from saescope.recipes import Architecture
 from saescope.training.losses import Losses, LossInputs
 from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.training.split import WHOLE, Split
 from saescope.training.steps.base import Step, StepResult
 from saescope.training.steps.gated import GatedStep
 from saescope.training.steps.jumprelu import JumpReLUStep
@@ -22,9 +23,10 @@ STEPS: dict[Architecture, type[Step]] = {
 }
 
 
-def make_step(objective: Objective, params: Params) -> Step:
-    """The fast step of this objective's architecture; it reads `params` in place."""
-    return STEPS[objective.architecture](objective, params)
+def make_step(objective: Objective, params: Params, split: Split = WHOLE) -> Step:
+    """The fast step of this objective's architecture; it reads `params` in place. `split`:
+    what other ranks have."""
+    return STEPS[objective.architecture](objective, params, split)
 
 
 def losses(

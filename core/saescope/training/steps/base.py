@@ -9,6 +9,7 @@ from torch import Tensor
 from saescope.products import times_rows
 from saescope.training.losses import Loss
 from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
+from saescope.training.split import WHOLE, Split
 from saescope.training.steps.support import Grads
 
 
@@ -31,9 +32,10 @@ class Step:
     loss: ClassVar[Loss]
     """The plain loss, which this step equals."""
 
-    def __init__(self, objective: Objective, params: Params) -> None:
+    def __init__(self, objective: Objective, params: Params, split: Split = WHOLE) -> None:
         self.objective = objective
         self.params = params
+        self.split = split
 
     def __call__(
         self, batch: Batch, *, coefficients: Coefficients, dead: Dead | None = None
@@ -58,6 +60,7 @@ class Step:
 
     def error(self, decoded: Float[Tensor, "n d_out"], batch: Batch) -> Float[Tensor, "n d_out"]:
         """sae_out - y, computed in place of `decoded`."""
+        self.split.features.total(decoded)
         decoded += self.params["b_dec"]
         if self.objective.skip:
             decoded += times_rows(batch.x, self.params["W_skip"])
@@ -70,7 +73,8 @@ class Step:
         # The encoder reads x - b_dec: d(pre)/d(b_dec) = -W_enc, so the sum over positions needs
         # only the summed d(loss)/d(pre).
         if self.objective.apply_b_dec_to_input:
-            grads["b_dec"].sub_(pre_sum @ self.params["encoder"])
+            through_input = pre_sum @ self.params["encoder"]
+            grads["b_dec"].sub_(self.split.features.total(through_input))
         if self.objective.skip:
             grads.add("W_skip", to_output.T @ batch.x)
 

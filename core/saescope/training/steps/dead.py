@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saescope.ops import sizes_are_free
 from saescope.products import times_rows
+from saescope.ranks import ALONE, Ranks
 from saescope.training.objective import Dead, Objective, Params
 from saescope.training.steps.encoder import Chunk
 from saescope.training.steps.support import Grads
@@ -26,6 +27,8 @@ class DeadBlock:
     real: Bool[Tensor, " n_dead"] | None
     """Which of them are dead indeed; None: all, as wherever sizes are free to know."""
     pre: Float[Tensor, "n n_dead"]
+    ranks: Ranks = ALONE
+    """Those that have other features, some of which may be dead."""
 
     def keep(self, chunk: Chunk) -> None:
         torch.index_select(
@@ -41,10 +44,11 @@ class DeadBlock:
         here = (self.features >= first) & (self.features < end)
         if self.real is not None:
             return replace(self, real=self.real & here)
-        if bool(here.all()):
+        if self.ranks.alone and bool(here.all()):
             return self
         features = self.features[here]
-        return DeadBlock(features, None, self.pre[:, here]) if len(features) else None
+        there = self.ranks.any(bool(len(features)))[0]
+        return replace(self, features=features, pre=self.pre[:, here]) if there else None
 
     def but(self, value: float) -> Float[Tensor, "n n_dead"]:
         """The pre-activations, and `value` where a feature is not dead."""
@@ -53,8 +57,9 @@ class DeadBlock:
     def share_of(self, n: int) -> float | Tensor:
         """How many are dead, as a share of `n`, and 1 where more are."""
         if self.real is None:
-            return min(len(self.features) / n, 1.0)
-        return (self.real.sum() / n).clamp(max=1.0)
+            n_dead = self.ranks.total(torch.tensor(len(self.features)))
+            return min(int(n_dead) / n, 1.0)
+        return (self.ranks.total(self.real.sum()) / n).clamp(max=1.0)
 
 
 class DeadGrads(NamedTuple):
@@ -73,9 +78,12 @@ class DeadGrads(NamedTuple):
             grads[name].index_add_(0, features, part)
 
 
-def dead_block(objective: Objective, dead: Dead | None, like: Tensor) -> DeadBlock | None:
-    """None where nothing is dead or this objective's loss does not look at dead features."""
-    if dead is None or not objective.revives or not dead.at_most:
+def dead_block(
+    objective: Objective, dead: Dead | None, like: Tensor, ranks: Ranks = ALONE
+) -> DeadBlock | None:
+    """None where nothing is dead, on any rank, or this objective's loss does not look at dead
+    features."""
+    if dead is None or not objective.revives or not ranks.any(bool(dead.at_most))[0]:
         return None
     if sizes_are_free(like.device):
         features, real = dead.mask.nonzero().flatten(), None
@@ -83,9 +91,9 @@ def dead_block(objective: Objective, dead: Dead | None, like: Tensor) -> DeadBlo
         # As many as there may be: the dead ones come first.
         found = dead.mask.float().topk(dead.at_most, sorted=False)
         features, real = found.indices, found.values > 0
-    if not len(features):
+    if not ranks.any(bool(len(features)))[0]:
         return None
-    return DeadBlock(features, real, like.new_empty(len(like), len(features)))
+    return DeadBlock(features, real, like.new_empty(len(like), len(features)), ranks)
 
 
 def _zeros(objective: Objective, n_dead: int, like: Tensor) -> DeadGrads:
@@ -117,9 +125,9 @@ def auxk(
     for part, at, residual in zip(
         block.but(-torch.inf).split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
     ):
-        acts, keep = _largest(part, k_aux, block.real)
+        acts, keep = _largest(part, k_aux, block)
         # `residual` is sae_out - y: the dead features should sum to its negative.
-        difference = times_rows(acts, columns).add_(residual)
+        difference = block.ranks.total(times_rows(acts, columns)).add_(residual)
         loss += torch.linalg.vector_norm(difference).square()
         to_out = difference.mul_(2 / n_pos * weight)
         to_acts = times_rows(to_out, rows)
@@ -128,13 +136,21 @@ def auxk(
 
 
 def _largest(
-    part: Float[Tensor, "n n_dead"], k: int, real: Bool[Tensor, " n_dead"] | None
+    part: Float[Tensor, "n n_dead"], k: int, block: DeadBlock
 ) -> tuple[Tensor, Tensor | None]:
-    """The k largest of each row, 0 elsewhere, and where they are: None for everywhere.
+    """The k largest of each row over all ranks, 0 elsewhere, and where they are: None for
+    everywhere.
 
     AuxK ranks without relu: a kept negative pre-activation has a gradient as well, so that
     `acts > 0` would not tell them.
     """
+    real = block.real
+    if not block.ranks.alone:
+        own = part.topk(min(k, part.shape[1]), dim=1, sorted=False).values
+        everything = block.ranks.together(own.T.contiguous())  # each rank has another width
+        lowest = everything.topk(min(k, len(everything)), dim=0, sorted=False).values.amin(0)
+        there = (part >= lowest[:, None]) & part.isfinite()
+        return torch.where(there, part, 0.0), there.to(part)
     if k >= part.shape[1]:
         return (part, None) if real is None else (torch.where(real, part, 0.0), real)
     top = part.topk(k, dim=1, sorted=False)

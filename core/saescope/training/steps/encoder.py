@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.ops import sizes_are_free
 from saescope.products import times_rows
+from saescope.ranks import Ranks
 from saescope.training.steps.support import SparseSupport, edges_of
 
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 1 << 30}
@@ -82,6 +83,51 @@ def largest(chunked: Iterable[Chunk], n: int, *, n_rows: int, d_sae: int) -> Spa
     places, order = torch.cat(at)[found.indices].sort()
     offsets = edges_of(places // d_sae, n_rows)
     return SparseSupport(found.values[order].relu(), places % d_sae, offsets, d_sae)
+
+
+def only_top_of_rows(
+    values: Float[Tensor, "n k_own"], k: int, ranks: Ranks
+) -> Float[Tensor, "n k_own"]:
+    """The largest of a rank's features at each position, 0 where they are not among the k largest
+    of all ranks'."""
+    everything = torch.cat(ranks.gathered(values, lengths=[len(values)] * ranks.size), dim=1)
+    smallest = everything.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    return torch.where(values >= smallest, values, 0.0)
+
+
+class AmongAll(NamedTuple):
+    """Which of a rank's values are among the largest of all ranks'."""
+
+    keep: Bool[Tensor, " nnz"]
+    smallest: float
+    """The smallest that is among them."""
+
+
+def among_largest(values: Float[Tensor, " nnz"], n: int, ranks: Ranks) -> AmongAll | None:
+    """Exactly `n` of all ranks' values together; None where there are no more than that."""
+    parts = ranks.gathered(values)
+    everything = torch.cat(parts)
+    if len(everything) <= n:
+        return None
+    smallest = everything.kthvalue(len(everything) - n + 1).values
+    # All above the smallest wanted value, and of those equal to it as many as are left, the first
+    # ranks' first.
+    keep = values > smallest
+    n_ties = n - int((everything > smallest).sum())
+    n_before = sum(int((part == smallest).sum()) for part in parts[: ranks.rank])
+    ties = (values == smallest).nonzero().flatten()
+    keep[ties[: max(0, n_ties - n_before)]] = True
+    return AmongAll(keep, float(smallest))
+
+
+def only_largest(found: SparseSupport, n: int, ranks: Ranks) -> SparseSupport:
+    """The entries with a 0 for each that is not among the `n` largest of all ranks'."""
+    if ranks.alone:
+        return found
+    everything = ranks.together(found.values)
+    smallest = everything.topk(min(n, len(everything)), sorted=False).values.min()
+    values = torch.where(found.values >= smallest, found.values, 0.0)
+    return SparseSupport(values, found.features, found.offsets, found.d_sae)
 
 
 def level_edges(widths: tuple[int, ...]) -> list[tuple[int, int]]:

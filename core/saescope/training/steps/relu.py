@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saescope.ops import sizes_are_free
 from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
+from saescope.training.split import WHOLE, Split
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, dead_block
 from saescope.training.steps.encoder import SparseEntries, above, chunks, join
@@ -52,8 +53,8 @@ class ChunkLosses(NamedTuple):
 class ReluStep(Step):
     """Entries count where `x @ W_enc + bias` is above zero."""
 
-    def __init__(self, objective: Objective, params: Params) -> None:
-        super().__init__(objective, params)
+    def __init__(self, objective: Objective, params: Params, split: Split = WHOLE) -> None:
+        super().__init__(objective, params, split)
         self.density = 0.0
         """Share of entries that counted in the last batch; until there was one, few are hoped
         for."""

@@ -9,6 +9,7 @@ rows at once and summing over the levels gives every prefix; an entry's gradient
 level and all longer prefixes.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,16 +20,20 @@ from torch import Tensor
 from saescope.ops import sizes_are_free, top_of_rows
 from saescope.training.losses import topk_loss
 from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
+from saescope.training.split import WHOLE, Split
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
 from saescope.training.steps.encoder import (
     Chunk,
     SparseEntries,
     above,
+    among_largest,
     chunks,
     join,
     largest,
     level_edges,
+    only_largest,
+    only_top_of_rows,
 )
 from saescope.training.steps.support import Grads, SparseSupport, bag, edges_of, sampled_dots
 
@@ -47,15 +52,21 @@ class TopKStep(Step):
 
     loss = staticmethod(topk_loss)
 
-    def __init__(self, objective: Objective, params: Params) -> None:
-        super().__init__(objective, params)
+    def __init__(self, objective: Objective, params: Params, split: Split = WHOLE) -> None:
+        super().__init__(objective, params, split)
         self._scaled: Tensor | None = None
+        self.d_sae = len(params["encoder"])
+        first = split.features.share(objective.d_sae).start
+        self.widths = tuple(
+            min(max(width - first, 0), self.d_sae) for width in objective.matryoshka_widths
+        )
+        """How many of the features that are here each prefix has."""
 
     def __call__(
         self, batch: Batch, *, coefficients: Coefficients, dead: Dead | None = None
     ) -> StepResult:
         ranking = self._ranking(batch.x)
-        block = dead_block(self.objective, dead, batch.x)
+        block = dead_block(self.objective, dead, batch.x, self.split.features)
         kept = self._select(ranking, block)
         self._after_selection(kept)
         return self._backward(batch, ranking, kept, block, coefficients)
@@ -74,12 +85,19 @@ class TopKStep(Step):
 
     def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
         """The kept entries with their ranked activations, 0 for one that is not positive."""
-        parts, k = list[SparseEntries](), int(self.objective.k)
-        for chunk in self._encoded(ranking, block):
-            values, features = top_of_rows(chunk.values, k)
-            counts = features.new_full((len(values),), k)
-            parts.append(SparseEntries(values.relu().flatten(), features.int().flatten(), counts))
-        return join(parts, self.objective.d_sae)
+        k = int(self.objective.k)
+        own = [
+            top_of_rows(chunk.values, min(k, self.d_sae)) for chunk in self._encoded(ranking, block)
+        ]
+        values, features = (torch.cat(part) for part in zip(*own, strict=True))
+        if not self.split.features.alone:
+            values = only_top_of_rows(values, k, self.split.features)
+        counts = features.new_full((len(values),), values.shape[1])
+        entries = SparseEntries(values.relu().flatten(), features.int().flatten(), counts)
+        if not self.split.features.alone and sizes_are_free(values.device):
+            here = values > 0
+            entries = SparseEntries(values[here], features[here].int(), here.sum(1))
+        return join([entries], self.d_sae)
 
     def _encoded(self, ranking: RankingEncoder, block: DeadBlock | None) -> Iterator[Chunk]:
         for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
@@ -101,7 +119,7 @@ class TopKStep(Step):
         n_pos, decoder = len(batch.x), self.params["decoder"]
         # [nnz]: ranked with the norm, decoded without it.
         acts = kept.values / kept.take(ranking.norm)
-        levels = Levels(kept, self.objective.matryoshka_widths)
+        levels = Levels(kept, self.widths)
         # [n_levels, n, d_out]; sae_out - y of every prefix once b_dec and the skip are in.
         errors = levels.decode(acts, decoder)
         for error in errors:
@@ -141,11 +159,7 @@ class TopKStep(Step):
         coefficients: Coefficients,
     ) -> list[tuple[Tensor, Tensor, DeadGrads]]:
         per_prefix = self.objective.use_matryoshka_aux_loss
-        edges = (
-            level_edges(self.objective.matryoshka_widths)
-            if per_prefix
-            else [(0, self.objective.d_sae)]
-        )
+        edges = level_edges(self.widths) if per_prefix else [(0, self.d_sae)]
         revived: list[tuple[Tensor, Tensor, DeadGrads]] = []
         for (first, end), error in zip(edges, errors if per_prefix else errors[-1:], strict=True):
             own = block.between(first, end) if per_prefix else block
@@ -226,8 +240,8 @@ class BatchTopKStep(TopKStep):
 
     threshold_lr = 0.01
 
-    def __init__(self, objective: Objective, params: Params) -> None:
-        super().__init__(objective, params)
+    def __init__(self, objective: Objective, params: Params, split: Split = WHOLE) -> None:
+        super().__init__(objective, params, split)
         self.topk_threshold: float | Tensor = 0.0
         """Exponential mean, from 0, of each batch's smallest kept activation."""
         self.n_thresholds: float | Tensor = 0.0
@@ -250,54 +264,52 @@ class BatchTopKStep(TopKStep):
 
     def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
         n_pos = len(ranking.x)
-        wanted = int(self.objective.k * n_pos)
+        wanted = int(self.objective.k * n_pos * self.split.positions.size)
         if not sizes_are_free(ranking.x.device):
             chunked = self._encoded(ranking, block)
-            return largest(chunked, wanted, n_rows=n_pos, d_sae=self.objective.d_sae)
+            found = largest(chunked, wanted, n_rows=n_pos, d_sae=self.d_sae)
+            return only_largest(found, wanted, self.split.ranks)
         entries, cut = self._candidates(ranking, self.cut, block)
-        while len(entries.values) < wanted and cut > 0:
+        while self._n_found(entries) < wanted and cut > 0:
             entries, cut = self._candidates(ranking, cut / 2 if cut > 1e-6 else 0.0, block)
-        n_found = len(entries.values)
-        if n_found <= wanted:
+        chosen = among_largest(entries.values, wanted, self.split.ranks)
+        if chosen is None:
             return entries
-        smallest = entries.values.kthvalue(n_found - wanted + 1).values
-        # All above the smallest wanted value, and of those equal to it as many as are left: exactly
-        # `wanted` entries.
-        keep = entries.values > smallest
-        ties = (entries.values == smallest).nonzero().flatten()
-        keep[ties[: wanted - int(keep.sum())]] = True
-        self.cut = 0.9 * float(smallest)
-        counts = torch.bincount(entries.positions[keep], minlength=n_pos)
-        return join(
-            [SparseEntries(entries.values[keep], entries.features[keep], counts)],
-            self.objective.d_sae,
-        )
+        self.cut = 0.9 * chosen.smallest
+        counts = torch.bincount(entries.positions[chosen.keep], minlength=n_pos)
+        kept = SparseEntries(entries.values[chosen.keep], entries.features[chosen.keep], counts)
+        return join([kept], self.d_sae)
+
+    def _n_found(self, entries: SparseSupport) -> int:
+        return int(self.split.ranks.total(torch.tensor(len(entries.values))))
 
     def _candidates(
         self, ranking: RankingEncoder, cut: float, block: DeadBlock | None
     ) -> tuple[SparseSupport, float]:
         parts: list[SparseEntries] = []
         for chunk in self._encoded(ranking, block):
-            cut = cut if cut >= 0 else _first_cut(chunk.values, self.objective.k)
+            cut = cut if cut >= 0 else self._first_cut(chunk.values)
             parts.append(above(chunk.values, cut))
-        return join(parts, self.objective.d_sae), cut
+        return join(parts, self.d_sae), cut
+
+    def _first_cut(self, values: Float[Tensor, "n d_sae"]) -> float:
+        """A little under the k-per-position threshold of the first rows; the same on all ranks."""
+        sample = values[:64].flatten()
+        wanted = max(1, min(len(sample), int(self.objective.k * len(values[:64]))))
+        threshold = self.split.ranks.smallest(sample.kthvalue(len(sample) - wanted + 1).values)
+        return max(0.0, 0.8 * float(threshold))
 
     def _after_selection(self, kept: SparseSupport) -> None:
-        if not len(kept.values):
-            return
+        # Of what is 0 only an accelerator's host does not know that it is not there.
+        active = torch.where(kept.values > 0, kept.values, torch.inf)
+        active = torch.cat([active, active.new_full((1,), torch.inf)])
+        smallest = self.split.ranks.smallest(active.min())
         if sizes_are_free(kept.values.device):
-            smallest, counts = float(kept.values.min()), 1
-        else:  # perhaps nothing is active, which the host does not know
-            active = kept.values > 0
-            counts = active.any()
-            smallest = torch.where(active, kept.values, torch.inf).min()
+            if not math.isfinite(smallest):
+                return
+            smallest, counts = float(smallest), 1
+        else:
+            counts = smallest.isfinite()
             smallest = torch.where(counts, smallest, self.topk_threshold)
         self.topk_threshold += self.threshold_lr * (smallest - self.topk_threshold)
         self.n_thresholds += counts
-
-
-def _first_cut(values: Float[Tensor, "n d_sae"], k: float) -> float:
-    """A little under the k-per-position threshold of the first rows."""
-    sample = values[:64].flatten()
-    wanted = max(1, min(len(sample), int(k * len(values[:64]))))
-    return max(0.0, 0.8 * float(sample.kthvalue(len(sample) - wanted + 1).values))

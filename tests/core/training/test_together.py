@@ -1,0 +1,117 @@
+"""Training by several processes: the SAE that one process trains, to rounding; checkpoints that any
+number of them goes on from; a process that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.core.processes import run_on_ranks
+from tests.core.training.ranked import (
+    RUNS,
+    SHARDED,
+    config_of_text,
+    numbers_of,
+    run_on_text,
+    trained,
+)
+from torch import Tensor
+
+from saescope.training.launched import LaunchedRun, Progress
+
+ROOT = Path(__file__).parents[3]
+START = """
+import sys
+from pathlib import Path
+import torch
+from tests.core.training.ranked import RUNS, SHARDED, keep, numbers_of, run_on_text, trained
+from saescope.ranks import joined
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+"""
+ALL = f"""{START}
+with joined() as ranks:
+    numbers = {{name: trained(name, ranks) for name in RUNS}}
+    numbers |= {{f"{{name}} sharded": trained(name, ranks, shard=True) for name in SHARDED}}
+    if ranks.writes:
+        keep(folder, numbers)
+"""
+FURTHER = f"""{START}
+with joined():
+    run_on_text(folder, n_steps=int(sys.argv[2]))
+"""
+
+
+def require_equal(these: dict[str, Tensor], those: dict[str, Tensor]) -> None:
+    """To the rounding of sums that were taken in another order."""
+    for name, expected in those.items():
+        torch.testing.assert_close(
+            these[name], expected, rtol=1e-3, atol=1e-5, msg=lambda m, at=name: f"{at}: {m}"
+        )
+
+
+@pytest.mark.slow
+def test_ranks_train_what_one_process_trains(
+    tmp_path: Path,
+) -> None:
+    run_on_ranks(2, ALL, tmp_path, cwd=ROOT)
+    together = load_file(tmp_path / "numbers.safetensors")
+    for run in RUNS:
+        for kind in (run, f"{run} sharded")[: 1 + (run in SHARDED)]:
+            require_equal(together, {f"{kind}/{name}": x for name, x in trained(run).items()})
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_goes_on_from_what_another_left(tmp_path: Path) -> None:
+    run_on_text(tmp_path, n_steps=5)
+    run_on_ranks(2, FURTHER, tmp_path, 7, cwd=ROOT)
+    last = run_on_text(tmp_path)
+    alone = run_on_text(None)
+    assert last.trainer.step == alone.trainer.step == 34
+    require_equal(numbers_of(last.trainer), numbers_of(alone.trainer))
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_a_run_goes_from_one_rank_to_two_to_four_and_back(tmp_path: Path) -> None:
+    run_on_text(tmp_path, n_steps=5)
+    run_on_ranks(2, FURTHER, tmp_path, 7, cwd=ROOT)
+    run_on_ranks(4, FURTHER, tmp_path, 6, cwd=ROOT)
+    run_on_ranks(3, FURTHER, tmp_path, 6, cwd=ROOT)
+    last = run_on_text(tmp_path)
+    require_equal(numbers_of(last.trainer), numbers_of(run_on_text(None).trainer))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
+def test_a_killed_rank_is_started_again_from_the_last_checkpoint(tmp_path: Path) -> None:
+    cfg = config_of_text(training_tokens=120_000, checkpoint_every_s=1.0)
+    LaunchedRun(config=cfg.to_dict(), model=cfg.model).write(tmp_path)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*command, "--max-restarts", "1", "-m", "saescope.training", str(tmp_path)]
+    said = tmp_path / "said"  # not a pipe, which would fill up
+    with (
+        said.open("wb") as log,
+        subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=log) as agent,
+    ):
+        while not any((tmp_path / "checkpoints").glob("ckpt-*")):
+            assert agent.poll() is None, said.read_text()
+            time.sleep(0.1)
+        before = set(ranks_of(agent.pid))
+        os.kill(max(before), signal.SIGKILL)
+        assert agent.wait(300) == 0
+    now = Progress.read(tmp_path)
+    assert (now.state, now.step, now.n_ranks) == ("done", cfg.n_steps, 2)
+    assert (tmp_path / "sae" / "cfg.json").exists()
+    assert len(now.rank_bytes) == 2
+
+
+def ranks_of(agent: int) -> list[int]:
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return [int(pid) for pid in children]
