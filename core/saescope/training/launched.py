@@ -30,6 +30,7 @@ from saescope.fence import Fence, fenced
 from saescope.models import LanguageModel, load_model
 from saescope.ranks import Ranks, here, joined
 from saescope.training.config import TrainConfig
+from saescope.training.data import hooks_of
 from saescope.training.firings import FiringCounts
 from saescope.training.history import Point
 from saescope.training.machine import peak_bytes, use_threads
@@ -56,6 +57,8 @@ class LaunchedRun:
     device: str = "auto"
     dtype: str = "auto"
     offline: bool = False
+    up_to_site: bool = True
+    """Whether only the layers that the run needs are read."""
     sink_factor: float | None = None
     """None: as models are loaded."""
     threads: int = 1
@@ -78,7 +81,10 @@ class LaunchedRun:
         device = self.device
         if not here().alone and torch.cuda.is_available() and device in ("auto", "cuda"):
             device = f"cuda:{torch.cuda.current_device()}"  # each rank has its own
-        model = load_model(*names, device=device, dtype=self.dtype, offline=self.offline)
+        up_to = hooks_of(cfg) if self.up_to_site else ()
+        model = load_model(
+            *names, device=device, dtype=self.dtype, offline=self.offline, up_to=up_to
+        )
         if self.sink_factor is not None:
             model.sink_factor = self.sink_factor
         return model

@@ -51,7 +51,7 @@ class LoadSae(Request):
     )
     up_to_site: bool = Field(
         default=False,
-        description="Load no layer beyond the site: enough to encode and index.",
+        description="Load no layer beyond the site: enough to encode.",
     )
     dry_run: bool = Field(default=False, description="Only report format, site, sizes and fit.")
     scan: bool = Field(default=False, description="Also CE score and scale at each layer.")

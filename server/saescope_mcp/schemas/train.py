@@ -66,8 +66,8 @@ class TrainSae(Request):
     device: Identifier = Field(
         default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
     )
-    nproc: int = Field(default=1, ge=1, le=1024, description="Processes that share each batch.")
-    launcher: Launcher = Field(default="torchrun", description="What starts them.")
+    nproc: int = Field(default=1, ge=1, le=1024, description="Processes.")
+    launcher: Launcher = Field(default="torchrun", description="Starts them.")
     dry_run: bool = Field(default=False, description="Only measure and plan; start nothing.")
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait for the end."

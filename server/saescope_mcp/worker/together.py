@@ -33,6 +33,7 @@ class Together:
             model=settings["model"],
             device=settings["device"],
             offline=settings["offline"],
+            up_to_site=settings.get("up_to_site", False),
             sink_factor=settings["sink_factor"],
             threads=threads,
             roots=tuple(settings["roots"]),
