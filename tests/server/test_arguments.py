@@ -45,7 +45,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "shorter features",
     ),
     ("top_features", {**SAE, "texts": ["a"] * 100_000}, "TOO_MANY_ITEMS", "shorter texts"),
-    ("top_features", {**SAE, "text": "a" * 70_000}, "TOO_LONG", "shorter text"),
+    ("top_features", {**SAE, "text": "a" * 300_000}, "TOO_LONG", "shorter text"),
     ("top_features", {"sae": "a" * 300, "text": "a"}, "TOO_LONG", "shorter sae"),
     ("top_features", {**SAE, "text": "a", "k": 0}, "OUT_OF_RANGE", "k=1"),
     ("top_features", {**SAE, "text": "a", "k": 101}, "OUT_OF_RANGE", "k=100"),

@@ -251,7 +251,7 @@ def test_the_limit_of_texts_is_named(tmp_path: Path) -> None:
         ([{"a": 3}], {"texts_column": "a"}, "COLUMN_NOT_TEXT", "texts_column", "texts_column"),
         ([{"text": " "}], {}, "DATASET_EMPTY", "texts_file", "texts_column"),
         ([3], {}, "FILE_CORRUPT", "texts_file", "one JSON object a line"),
-        ([{"text": "x" * 70000}], {}, "TOO_LONG", "texts_file", "rows"),
+        ([{"text": "x" * 300000}], {}, "TOO_LONG", "texts_file", "rows"),
     ],
 )
 async def test_what_is_wrong_with_a_file_is_said_of_texts_file(
