@@ -56,6 +56,7 @@ def require_equal(these: dict[str, Tensor], those: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_ranks_train_what_one_process_trains(
     tmp_path: Path,
 ) -> None:
@@ -67,6 +68,7 @@ def test_ranks_train_what_one_process_trains(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_any_number_of_ranks_goes_on_from_what_another_left(tmp_path: Path) -> None:
     run_on_text(tmp_path, n_steps=5)
     run_on_ranks(2, FURTHER, tmp_path, 7, cwd=ROOT)
@@ -89,6 +91,7 @@ def test_a_run_goes_from_one_rank_to_two_to_four_and_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_a_killed_rank_is_started_again_from_the_last_checkpoint(tmp_path: Path) -> None:
     cfg = config_of_text(training_tokens=120_000, checkpoint_every_s=1.0)
