@@ -56,6 +56,7 @@ async def test_what_processes_cannot_share_is_refused_at_the_door(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 async def test_two_processes_train_stop_and_go_on(train: Train, state: AppState) -> None:
     begun = await train(**LONG, **TWO, wait_s=0.0)

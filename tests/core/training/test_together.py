@@ -91,6 +91,7 @@ def test_a_run_goes_from_one_rank_to_two_to_four_and_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_a_killed_rank_is_started_again_from_the_last_checkpoint(tmp_path: Path) -> None:
