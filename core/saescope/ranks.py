@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
-from torch.distributed.rendezvous import rendezvous
+
+from saescope.errors import ArgumentError
 
 T = TypeVar("T")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
@@ -28,6 +28,18 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentError where there is no such place: a share of nobody would stay
+        missing."""
+        if not 0 <= self.rank < self.size:
+            raise ArgumentError(
+                f"There is no rank {self.rank} among {self.size}.",
+                field="rank",
+                got=self.rank,
+                allowed=f"0..{self.size - 1}",
+                hint="Ranks are counted from 0: an array of SLURM jobs as well (--array=0-3).",
+            )
 
     @property
     def alone(self) -> bool:
@@ -134,6 +146,10 @@ def joined() -> Generator[Ranks]:
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Here, since a torch that was built without them can do everything else.
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.rendezvous import rendezvous
+
     store, rank, size = next(rendezvous("env://"))
     # torchrun keeps one store over its restarts: what a killed process left in it would be called.
     attempt = PrefixStore(os.environ.get(RESTARTS, "0"), store)

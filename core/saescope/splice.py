@@ -111,10 +111,14 @@ def check_cfg_fits(
     return [*([] if settled else unsure), *_other_positions(model, meta)]
 
 
+def _is_of(model: LanguageModel, fingerprint: str) -> bool:
+    """Whether an SAE that was trained on a model of this fingerprint was trained on this one."""
+    return bool(fingerprint) and has_fingerprint(model, fingerprint) is True
+
+
 def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) -> list[str]:
     named = canonical_name(meta.model_name) if meta.model_name else ""
-    same = meta.model_fingerprint and has_fingerprint(model, meta.model_fingerprint)
-    if named and (named in model.identities or same):
+    if named and (named in model.identities or _is_of(model, meta.model_fingerprint)):
         return []
     if named and model.identities and not allow_mismatch:
         raise MismatchError(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.core.processes import run_on_ranks
 
+from saescope.errors import ArgumentError
 from saescope.ranks import ALONE, Ranks, joined
 
 TELL = """
@@ -25,6 +26,13 @@ with joined() as ranks:
     }))
     ranks.wait()
 """
+
+
+@pytest.mark.parametrize(("rank", "size"), [(4, 4), (-1, 2), (0, 0)])
+def test_a_place_that_nobody_has_is_refused(rank: int, size: int) -> None:
+    with pytest.raises(ArgumentError, match="There is no rank") as caught:
+        Ranks(rank, size)
+    assert caught.value.field == "rank" and "from 0" in caught.value.hint
 
 
 def test_a_process_alone_answers_itself() -> None:

@@ -224,3 +224,13 @@ async def test_a_layer_of_a_cross_layer_transcoder_has_a_handle_for_its_features
         n_controls=0,
     )
     assert written["steered"][0]["metrics"]["kl"] > 0
+
+
+async def test_where_sets_fill_the_room_a_set_is_named_and_no_other_client(
+    given: dict[str, Any], settings: Settings
+) -> None:
+    state = AppState(settings.model_copy(update={"max_saes": 1}))
+    await call(state, "load_sae", **given)
+    error = await refuse(state, "load_sae", **given | {"layers": "1-2"})
+    assert error["code"] == "TOO_MANY_SAES" and f'unload(handle="{SET}")' in error["hint"]
+    assert "client" not in error["hint"]

@@ -12,12 +12,20 @@ from typing import IO, Literal, get_args
 
 from saescope.devices import available_devices
 from saescope.errors import ConfigError, ResourceError
-from saescope.training.launched import ERROR, PROGRESS, STOP, WATCHED, LaunchedRun, raise_error
+from saescope.training.launched import (
+    ERROR,
+    PROGRESS,
+    STOP,
+    UNWATCHED_S,
+    WATCHED,
+    LaunchedRun,
+    raise_error,
+)
 
 Launcher = Literal["torchrun", "slurm"]
 RESTARTS = 3
 """How often all processes of a run begin anew, from its last checkpoint, after one of them died."""
-SCRIPT, LOG = "run.sbatch", "ranks.txt"
+SCRIPT, LOG, LOCK = "run.sbatch", "ranks.txt", "ranks.lock"
 _TEMPLATE = """#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --nodes=1
@@ -67,6 +75,7 @@ class Launch:
     def __init__(self, folder: Path, run: LaunchedRun, *, nproc: int, launcher: Launcher) -> None:
         """Starts them; they go on from the checkpoints in the folder, where there are any."""
         self.folder, self.launcher, self._beats = folder, launcher, 0
+        lock = _alone_in(folder)
         for name in (STOP, ERROR, PROGRESS, WATCHED):
             (folder / name).unlink(missing_ok=True)
         run.write(folder)
@@ -82,7 +91,10 @@ class Launch:
                 stdout=log,
                 stderr=log,
                 env=env,
+                pass_fds=lock,
             )
+        for handle in lock:
+            os.close(handle)
 
     def log(self) -> IO[bytes]:
         """What the processes say; SLURM's first line is the number of its job."""
@@ -147,6 +159,36 @@ def wait_for(launch: Launch) -> None:
     finally:
         launch.end()
     launch.require_success()
+
+
+def _alone_in(folder: Path) -> list[int]:
+    """A lock on the folder, to be handed to the processes: it is theirs until the last has ended,
+    also where whoever started them was killed. Those of such a run are asked to stop first.
+
+    Raises:
+        ResourceError: BUSY: they do not.
+    """
+    if sys.platform == "win32":
+        return []
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    give_up = time.monotonic() + UNWATCHED_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return [handle]
+        except OSError:
+            (folder / STOP).touch()
+        if time.monotonic() >= give_up:
+            os.close(handle)
+            raise ResourceError(
+                "The processes of this run are still at work, and do not stop.",
+                code="BUSY",
+                hint="End them (they run `saescope.training`), then resume the run.",
+            )
+        time.sleep(0.2)
 
 
 def _command(folder: Path, nproc: int, launcher: Launcher) -> list[str]:

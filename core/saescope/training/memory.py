@@ -36,24 +36,24 @@ def step_bytes(cfg: TrainConfig) -> int:
     return 6 * _batch_bytes(cfg) + entries
 
 
-def copied_bytes(cfg: TrainConfig) -> int:
+def copied_bytes(cfg: TrainConfig, *, parts: int = 1) -> int:
     """The copies that a checkpoint takes."""
-    return max(2 * weight_bytes(cfg), buffer_bytes(cfg)) + buffer_bytes(cfg)
+    return max(2 * weight_bytes(cfg) // parts, buffer_bytes(cfg)) + buffer_bytes(cfg)
 
 
 def _batch_bytes(cfg: TrainConfig) -> int:
     return cfg.chosen.batch_size * (cfg.d_in + cfg.chosen.d_out) * 4
 
 
-def run_bytes(cfg: TrainConfig) -> int:
+def run_bytes(cfg: TrainConfig, *, parts: int = 1) -> int:
     """Memory beside the language model: weights, gradients, Adam, the buffer, a step's work, and
-    the copies that a checkpoint takes."""
-    weights = weight_bytes(cfg)
+    the copies that a checkpoint takes; one process's, where so many hold features in `parts`."""
+    weights = weight_bytes(cfg) // parts
     held = 4 * weights + buffer_bytes(cfg) + first_batches_bytes(cfg)
     return (
         held
         + WORK_BYTES
-        + max(weights + step_bytes(cfg), 6 * _batch_bytes(cfg) + copied_bytes(cfg))
+        + max(weights + step_bytes(cfg), 6 * _batch_bytes(cfg) + copied_bytes(cfg, parts=parts))
     )
 
 

@@ -63,15 +63,22 @@ def make_plan(
     )
 
 
-def for_ranks(plan: Plan, n: int, *, one_memory: bool) -> Plan:
-    """The plan of a run that `n` processes share, from that of one: each holds the whole SAE, a
-    model and its share of the buffer. How much faster they are is not measured before."""
+def for_ranks(plan: Plan, cfg: TrainConfig, n: int, *, one_memory: bool) -> Plan:
+    """The plan of a run that `n` processes share, from that of one: each holds a model and the
+    whole SAE, or with shard_features its share of it. How much faster they are is not measured
+    before."""
     if n == 1:
-        return plan
-    memory = plan.memory_bytes * n if one_memory else plan.memory_bytes
-    fits = plan.fits and memory <= plan.memory_free_bytes
+        alone = ["shard_features does nothing for one process: set nproc."] * cfg.shard_features
+        return replace(plan, warnings=[*plan.warnings, *alone])
+    each = plan.memory_bytes
+    if cfg.shard_features:
+        each -= run_bytes(cfg) - run_bytes(cfg, parts=n)
+    memory, free = each * n if one_memory else each, plan.memory_free_bytes
+    fits = memory <= free and plan.disk_bytes + SPARE_DISK_BYTES <= plan.disk_free_bytes
     speed = f"Speed and time are one process's: {n} share the work."
-    return replace(plan, memory_bytes=memory, fits=fits, warnings=[*plan.warnings, speed])
+    change = [] if fits else plan.change or ["fewer processes, or a smaller d_sae"]
+    warnings = [*plan.warnings, speed]
+    return replace(plan, memory_bytes=memory, fits=fits, change=change, warnings=warnings)
 
 
 def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:

@@ -183,7 +183,7 @@ class AppState:
             raise self._no_room(
                 f"{n_saes} SAEs are loaded, the most allowed (SAESCOPE_MAX_SAES).",
                 "TOO_MANY_SAES",
-                self._oldest(),
+                [*self._oldest(), *(each for each in self.sets if not self._is_of_others(each))],
                 then,
             )
 
@@ -421,7 +421,7 @@ class AppState:
     def _no_room(self, message: str, code: str, handles: list[str], then: str) -> ResourceError:
         if handles:
             hint = f'Call unload(handle="{handles[0]}"), then {then}.'
-        elif self.models:
+        elif any(map(self._is_of_others, (*self.saes, *self.sets))):
             hint = (
                 "Other clients use what is loaded: try again when they have not for half an hour."
             )

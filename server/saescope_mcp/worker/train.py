@@ -54,7 +54,7 @@ class TrainWorker(Worker):
         plan = (
             make_set_plan(configs, model, **where) if asked.many else make_plan(cfg, model, **where)
         )
-        plan = for_ranks(plan, self._nproc, one_memory=model.device.type == "cpu")
+        plan = for_ranks(plan, cfg, self._nproc, one_memory=model.device.type == "cpu")
         written = {SET: [cfg.asked for cfg in configs]} if asked.many else cfg.to_dict()
         summary = {name: value for name, value in asdict(plan).items() if name != "warnings"}
         summary |= {

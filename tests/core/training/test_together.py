@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,10 @@ from tests.core.training.ranked import (
 )
 from torch import Tensor
 
+from saescope.training import Plan, for_ranks
 from saescope.training.launched import LaunchedRun, Progress
+from saescope.training.launcher import Launch
+from saescope.training.memory import run_bytes
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -53,6 +58,43 @@ def require_equal(these: dict[str, Tensor], those: dict[str, Tensor]) -> None:
         torch.testing.assert_close(
             these[name], expected, rtol=1e-3, atol=1e-5, msg=lambda m, at=name: f"{at}: {m}"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.timeout(400)
+def test_processes_that_outlived_their_starter_stop_before_others_begin(tmp_path: Path) -> None:
+    cfg = config_of_text(training_tokens=480_000)
+    told = LaunchedRun(config=cfg.to_dict(), model=cfg.model)
+    first = Launch(tmp_path, told, nproc=1, launcher="torchrun")
+    while not Progress.read(tmp_path).step:
+        assert not first.wait(0.2)
+    second = Launch(tmp_path, told, nproc=1, launcher="torchrun")
+    assert first.wait(5.0) and (tmp_path / "checkpoints").exists()
+    second.stop()
+    assert second.wait(120.0)
+    second.require_success()
+
+
+def a_plan(**changed: Any) -> Plan:
+    numbers: dict[str, Any] = dict.fromkeys((field.name for field in fields(Plan)), None)
+    disk = {"disk_bytes": 0, "disk_free_bytes": 2**40}
+    numbers |= {"fits": False, "change": ["less"], "warnings": []} | disk | changed
+    return Plan(**numbers)
+
+
+def test_a_dictionary_that_no_process_holds_alone_fits_where_its_features_are_spread() -> None:
+    large = config_of_text(d_sae=2**17, shard_features=True)
+    whole, model_bytes = run_bytes(large), 10**9
+    plan = a_plan(memory_bytes=model_bytes + whole, memory_free_bytes=model_bytes + whole // 2)
+    spread = for_ranks(plan, large, 4, one_memory=False)
+    assert spread.fits and spread.change == []
+    weights = 16 * large.d_sae * 2 * large.d_in  # four numbers a parameter, four bytes each
+    assert plan.memory_bytes - spread.memory_bytes > 0.7 * weights
+    shared = for_ranks(plan, replace(large, shard_features=False), 4, one_memory=False)
+    assert not shared.fits and shared.memory_bytes == plan.memory_bytes
+    assert not for_ranks(plan, large, 4, one_memory=True).fits  # four models in one memory
+    assert "set nproc" in for_ranks(plan, large, 1, one_memory=False).warnings[0]
 
 
 @pytest.mark.slow
