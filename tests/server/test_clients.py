@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from saescope_mcp.state import AppState
 from saescope_mcp.state.turns import HOLD_S, FairLock, Holds
 
 HANDLE = "glassllm-en/2.resid_post/random"
+
+
+@pytest.fixture(autouse=True)
+def nobody_afterwards() -> Iterator[None]:
+    """What a test that is no coroutine sets would be there in the tests after it."""
+    before = CLIENT.set("")
+    yield
+    CLIENT.reset(before)
 
 
 async def test_one_call_of_a_client_waits_for_one_of_another_not_for_all_of_them() -> None:
